@@ -1,0 +1,204 @@
+"""The engines, the session and the tenant wall.
+
+Owns the unit of work: one transaction in one scope, set once. Wall 1 lives here: every ORM statement gets the tenant
+condition, a statement without a scope is refused, and directory tables are written only inside `directory_writes()`.
+Wall 2 is PostgreSQL's row-level security, for which the transaction names its tenant; wall 3 is composite keys.
+Views and services never commit: `unit` and `platform_scope` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, LiteralString, cast
+
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session as FlaskSession
+from sqlalchemy import Connection, Engine, Row, event, exists, or_, select
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction, with_loader_criteria
+
+from .context import PLATFORM, Scope
+from .models import Application, ApplicationAccess, Base, DirectoryOwned, TenantOwned
+
+PLATFORM_BIND = "platform"
+
+_writing_directory: ContextVar[bool] = ContextVar("scaikey_writing_directory", default=False)
+
+
+class WallError(RuntimeError):
+    """Our own code tried to cross the tenant wall: a defect, never a caller's fault."""
+
+
+class HouseSession(FlaskSession):
+    """A session whose scope decides its engine and its tenant."""
+
+    def get_bind(self, mapper: Any = None, clause: Any = None, bind: Any = None, **kwargs: Any) -> Engine | Connection:
+        if bind is not None:
+            return cast("Engine | Connection", bind)
+        return self._db.engines[PLATFORM_BIND] if scope_of(self).spans_tenants else self._db.engines[None]
+
+
+db = SQLAlchemy(metadata=Base.metadata, session_options={"class_": HouseSession})
+
+
+def connect(app: Flask, *, url: str, platform_url: str, statement_timeout_ms: int = 5_000, pool_size: int = 8) -> None:
+    """Give the app its two engines: the application role's, and the platform role's for `platform_scope` only."""
+    timeouts = (
+        f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000 "
+        f"-c idle_in_transaction_session_timeout={max(60_000, statement_timeout_ms)}"
+    )
+    engine: dict[str, Any] = {
+        "connect_args": {"options": timeouts, "application_name": "scaikey"},
+        "pool_size": pool_size,
+        "max_overflow": 4,
+        "pool_timeout": 10,
+    }
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {}
+    app.config["SQLALCHEMY_BINDS"] = {
+        None: {"url": url, **engine},
+        PLATFORM_BIND: {"url": platform_url, **engine, "pool_size": 2},
+    }
+    db.init_app(app)
+
+
+def scope_of(session: Session) -> Scope:
+    scope = session.info.get("scope")
+    if scope is None:
+        raise WallError("a statement was issued without a scope")
+    return cast(Scope, scope)
+
+
+def current_scope() -> Scope:
+    """The scope of the unit of work that is open."""
+    return scope_of(db.session())
+
+
+def current_tenant() -> str:
+    """The tenant of the unit of work that is open."""
+    tenant_id = current_scope().tenant_id
+    if tenant_id is None:
+        raise WallError("this needs a tenant, and the unit of work spans tenants")
+    return tenant_id
+
+
+@contextmanager
+def unit(scope: Scope) -> Iterator[Session]:
+    """One transaction in one scope: commits at the end, rolls back when the block raises, then runs what waited for
+    the commit."""
+    session = db.session()
+    if "scope" in session.info:
+        raise WallError("a unit of work is already open; scopes are never changed")
+    session.info["scope"] = scope
+    session.info["after_commit"] = []
+    try:
+        yield session
+        session.commit()
+        waiting: list[Callable[[], None]] = session.info["after_commit"]
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        session.info.clear()
+        session.close()
+    for action in waiting:
+        action()
+
+
+@contextmanager
+def platform_scope() -> Iterator[Session]:
+    """A unit of work that spans tenants, on the role that bypasses row-level security. Allowed in named files only."""
+    with unit(PLATFORM) as session:
+        yield session
+
+
+def after_commit(action: Callable[[], None]) -> None:
+    """Run `action` once the open unit of work has committed; never when it rolls back."""
+    waiting: list[Callable[[], None]] = db.session().info["after_commit"]
+    if action not in waiting:
+        waiting.append(action)
+
+
+@contextmanager
+def directory_writes() -> Iterator[None]:
+    """Inside, the directory's tables may be written. Entered by `broker.directory` alone."""
+    token = _writing_directory.set(True)
+    try:
+        yield
+    finally:
+        _writing_directory.reset(token)
+
+
+def hot(statement: LiteralString, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Sequence[Row[Any]]:
+    """One autocommit statement on the application role, for reads that must cost one round trip.
+
+    Tenant-owned rows show only if the statement itself sets the tenant: see `IN_TENANT`.
+    """
+    engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(statement, cast(Any, parameters)).all()
+
+
+IN_TENANT: LiteralString = (
+    "WITH scope AS MATERIALIZED (SELECT set_config('scaikey.tenant', %(tenant)s, true) AS tenant) "
+)
+"""Prefix of a `hot` statement: `… FROM scope, LATERAL (SELECT … WHERE tenant_id = scope.tenant … OFFSET 0) r`.
+
+MATERIALIZED and OFFSET 0 keep the planner from evaluating the policy before the tenant is set.
+"""
+
+
+def application_visible(tenant_id: str) -> sa.ColumnElement[bool]:
+    """An application shows to its owner and to every tenant with access."""
+    return or_(
+        Application.tenant_id == tenant_id,
+        exists(
+            select(ApplicationAccess.application_id).where(
+                ApplicationAccess.tenant_id == tenant_id, ApplicationAccess.application_id == Application.id
+            )
+        ),
+    )
+
+
+@event.listens_for(HouseSession, "after_begin")
+def name_tenant(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    scope = scope_of(session)
+    if scope.tenant_id is not None:
+        connection.exec_driver_sql("SELECT set_config('scaikey.tenant', %s, true)", (scope.tenant_id,))
+
+
+@event.listens_for(HouseSession, "do_orm_execute")
+def add_tenant_condition(state: ORMExecuteState) -> None:
+    scope = scope_of(state.session)
+    mapper = state.bind_mapper
+    if (
+        (state.is_insert or state.is_update or state.is_delete)
+        and mapper is not None
+        and issubclass(mapper.class_, DirectoryOwned)
+        and not _writing_directory.get()
+    ):
+        raise WallError(f"{mapper.class_.__name__} is written by broker.directory alone")
+    tenant_id = scope.tenant_id
+    if tenant_id is None or state.is_column_load or not (state.is_select or state.is_update or state.is_delete):
+        return
+    state.statement = state.statement.options(
+        with_loader_criteria(TenantOwned, lambda cls: cls.tenant_id == tenant_id, include_aliases=True),
+        with_loader_criteria(Application, application_visible(tenant_id), include_aliases=True),
+    )
+
+
+@event.listens_for(HouseSession, "before_flush")
+def check_writes(session: Session, flush: UOWTransaction, instances: object) -> None:
+    scope = scope_of(session)
+    for row in (*session.new, *session.dirty, *session.deleted):
+        if isinstance(row, DirectoryOwned) and not _writing_directory.get():
+            raise WallError(f"{type(row).__name__} is written by broker.directory alone")
+        if scope.tenant_id is None or not isinstance(row, (TenantOwned, Application)):
+            continue
+        owner: str | None = row.tenant_id
+        if owner is None and row in session.new:
+            row.tenant_id = scope.tenant_id
+        elif owner != scope.tenant_id:
+            raise WallError(f"{type(row).__name__} of another tenant cannot be written here")

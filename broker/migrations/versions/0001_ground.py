@@ -1,0 +1,83 @@
+"""The ground: every table, its row-level security, the grants of the three roles, and the finders that know no
+tenant."""
+
+from __future__ import annotations
+
+from alembic import op
+
+from broker.models import Base
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+PLATFORM_TABLES = ("partners", "tenants", "retired_slugs", "setting_values", "platform_facts")
+SHARED_TABLES = ("applications",)
+APPEND_ONLY = ("events",)
+
+TENANT = "current_setting('scaikey.tenant', true)"
+
+
+def upgrade() -> None:
+    Base.metadata.create_all(op.get_bind())
+    execute = op.get_bind().exec_driver_sql
+    execute("GRANT USAGE ON SCHEMA public TO scaikey_app, scaikey_platform")
+    for table in Base.metadata.sorted_tables:
+        name = table.name
+        execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO scaikey_platform")
+        execute(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
+        execute(f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY")
+        if name in PLATFORM_TABLES:
+            continue
+        deeds = "SELECT, INSERT" if name in APPEND_ONLY else "SELECT, INSERT, UPDATE, DELETE"
+        execute(f"GRANT {deeds} ON {name} TO scaikey_app")
+        if name not in SHARED_TABLES:
+            execute(f"CREATE POLICY tenant ON {name} USING (tenant_id = {TENANT}) WITH CHECK (tenant_id = {TENANT})")
+    execute("GRANT SELECT ON alembic_version TO scaikey_app, scaikey_platform")
+    execute("GRANT SELECT ON tenants, partners, setting_values TO scaikey_app")
+    execute("GRANT INSERT, UPDATE, DELETE ON setting_values TO scaikey_app")
+    execute(f"CREATE POLICY own ON tenants FOR SELECT USING (id = {TENANT})")
+    execute("CREATE POLICY own ON partners FOR SELECT USING (id = (SELECT partner_id FROM tenants))")
+    execute(
+        "CREATE POLICY levels ON setting_values FOR SELECT USING "
+        f"(owner_id IN ('platform', {TENANT}, (SELECT partner_id FROM tenants)))"
+    )
+    for deed, clause in (("INSERT", "WITH CHECK"), ("UPDATE", "USING"), ("DELETE", "USING")):
+        execute(f"CREATE POLICY own_{deed.lower()} ON setting_values FOR {deed} {clause} (owner_id = {TENANT})")
+    execute(
+        "CREATE POLICY visible ON applications FOR SELECT USING "
+        f"(tenant_id = {TENANT} OR EXISTS (SELECT 1 FROM application_access a "
+        f"WHERE a.tenant_id = {TENANT} AND a.application_id = applications.id))"
+    )
+    for deed, clause in (("INSERT", "WITH CHECK"), ("UPDATE", "USING"), ("DELETE", "USING")):
+        execute(f"CREATE POLICY own_{deed.lower()} ON applications FOR {deed} {clause} (tenant_id = {TENANT})")
+    finder(
+        "scaikey_find_token(wanted bytea)",
+        "TABLE (tenant_id text, id text, kind text)",
+        "SELECT tenant_id, id, 'pat' FROM personal_access_tokens WHERE digest = wanted "
+        "UNION ALL SELECT tenant_id, id, 'scim' FROM scim_tokens WHERE digest = wanted",
+    )
+    finder(
+        "scaikey_find_tenant(wanted text)",
+        "TABLE (tenant_id text)",
+        "SELECT id FROM tenants WHERE slug = wanted",
+    )
+
+
+def finder(signature: str, returns: str, body: str) -> None:
+    """A look-up that must come before any tenant is known: returns tenant and id, nothing else."""
+    execute = op.get_bind().exec_driver_sql
+    execute(
+        f"CREATE FUNCTION {signature} RETURNS {returns} LANGUAGE sql STABLE SECURITY DEFINER "
+        f"SET search_path = pg_catalog, public AS $$ {body} $$"
+    )
+    execute(f"REVOKE ALL ON FUNCTION {signature_only(signature)} FROM PUBLIC")
+    execute(f"GRANT EXECUTE ON FUNCTION {signature_only(signature)} TO scaikey_app, scaikey_platform")
+    execute(f"ALTER FUNCTION {signature_only(signature)} OWNER TO scaikey_platform")
+
+
+def signature_only(signature: str) -> str:
+    name, _, arguments = signature.rstrip(")").partition("(")
+    types = ", ".join(argument.split()[-1] for argument in arguments.split(","))
+    return f"{name}({types})"

@@ -1,0 +1,136 @@
+"""Applications, who may use them, and the SCIM targets they offer.
+
+An application is owned by one tenant (a PARTNER one by the partner's home tenant, a GLOBAL one by the platform tenant);
+every tenant that may use it, its own included, has an `ApplicationAccess` row, and assignments and targets hang on
+that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Identity, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .base import Base, Big, Bytes, Key, Moment, Stamped, TenantOwned, belongs_to_tenant, same_tenant
+
+
+class Application(Stamped, Base):
+    """Read by its owner and by whoever has access: the session and the row-level security both say so."""
+
+    __tablename__ = "applications"
+    __table_args__ = (
+        belongs_to_tenant(),
+        CheckConstraint("scope IN ('TENANT', 'PARTNER', 'GLOBAL')", "scope"),
+        CheckConstraint("type IN ('web', 'spa', 'native', 'service', 'mcp')", "type"),
+    )
+
+    tenant_id: Mapped[Key] = mapped_column(primary_key=True)
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    type: Mapped[str]
+    scope: Mapped[str] = mapped_column(server_default="TENANT")
+    client_id: Mapped[Key] = mapped_column(unique=True)
+    enabled: Mapped[bool] = mapped_column(server_default=text("true"))
+    assignment_required: Mapped[bool] = mapped_column(server_default=text("true"))
+    launch_url: Mapped[str | None]
+    icon_url: Mapped[str | None]
+    audience: Mapped[str | None]
+
+
+class ApplicationAccess(TenantOwned, Base):
+    __tablename__ = "application_access"
+    __table_args__ = (
+        belongs_to_tenant(),
+        ForeignKeyConstraint(
+            ["owner_tenant_id", "application_id"], ["applications.tenant_id", "applications.id"], ondelete="CASCADE"
+        ),
+    )
+
+    application_id: Mapped[Key] = mapped_column(primary_key=True)
+    owner_tenant_id: Mapped[Key]
+    created_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
+
+
+class Assignment(Stamped, TenantOwned, Base):
+    __tablename__ = "assignments"
+    __table_args__ = (
+        same_tenant("application_id", "application_access.application_id"),
+        same_tenant("principal_id", "resources.id"),
+        Index("uq_assignments_principal", "tenant_id", "application_id", "principal_id", unique=True),
+        Index("ix_assignments_principal", "tenant_id", "principal_id"),
+    )
+
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    application_id: Mapped[Key]
+    principal_id: Mapped[Key]
+    roles: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+
+
+class ScimTarget(Stamped, TenantOwned, Base):
+    __tablename__ = "scim_targets"
+    __table_args__ = (
+        same_tenant("application_id", "application_access.application_id"),
+        CheckConstraint("scope IN ('assigned', 'all')", "scope"),
+        CheckConstraint("status IN ('active', 'paused', 'quarantined')", "status"),
+    )
+
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    application_id: Mapped[Key]
+    base_url: Mapped[str]
+    auth: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """`{"method": "bearer"}`; the secret itself is sealed in `secrets`."""
+    secrets: Mapped[Bytes | None]
+    scope: Mapped[str] = mapped_column(server_default="assigned")
+    deprovision: Mapped[str] = mapped_column(server_default="disable")
+    removal_guard: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    status: Mapped[str] = mapped_column(server_default="active")
+    status_reason: Mapped[str | None]
+    approved_removals_until: Mapped[Moment | None]
+    """Removals held at this target were approved by an administrator up to this moment."""
+
+
+class TargetResource(TenantOwned, Base):
+    """What we know of one resource at one target: its remote id and the state last sent."""
+
+    __tablename__ = "target_resources"
+    __table_args__ = (
+        same_tenant("target_id", "scim_targets.id"),
+        Index("ix_target_resources_resource", "tenant_id", "resource_id"),
+    )
+
+    target_id: Mapped[Key] = mapped_column(primary_key=True)
+    resource_id: Mapped[Key] = mapped_column(primary_key=True)
+    resource_type: Mapped[str]
+    remote_id: Mapped[str | None]
+    state: Mapped[str] = mapped_column(server_default="present")
+    """`creating` (sent, answer unknown), `present`, `disabled`, `removed`."""
+    sent_digest: Mapped[Bytes | None]
+    sent_version: Mapped[Big | None]
+    problem: Mapped[str | None]
+    updated_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
+
+
+class TargetMember(TenantOwned, Base):
+    """A membership we have written at a target."""
+
+    __tablename__ = "target_members"
+    __table_args__ = (same_tenant("target_id", "scim_targets.id"),)
+
+    target_id: Mapped[Key] = mapped_column(primary_key=True)
+    group_id: Mapped[Key] = mapped_column(primary_key=True)
+    member_id: Mapped[Key] = mapped_column(primary_key=True)
+
+
+class TargetRemoval(TenantOwned, Base):
+    """Removals and disables done at a target, counted by the removal guard over 24 hours."""
+
+    __tablename__ = "target_removals"
+    __table_args__ = (
+        same_tenant("target_id", "scim_targets.id"),
+        Index("ix_target_removals_at", "tenant_id", "target_id", "at"),
+    )
+
+    no: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
+    target_id: Mapped[Key]
+    at: Mapped[Moment] = mapped_column(server_default=text("now()"))

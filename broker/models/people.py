@@ -1,0 +1,202 @@
+"""The directory: people, groups, units, who belongs where, and what each upstream said.
+
+One row per resource: hot columns that are matched, sorted or acted on, the canonical SCIM document as bytes
+(without `meta.location`, `groups`, `members` and the rendered AD overflow), a version. Memberships are rows, never an
+array in a
+document. A removed resource keeps its row (`removed_at`): the same upstream key revives the same one.
+All of it is written by `broker.directory` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Identity, Index, SmallInteger, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .base import Base, Big, Bytes, DirectoryOwned, Key, Moment, Stamped, belongs_to_tenant, same_tenant
+
+LIVE = text("removed_at IS NULL")
+
+
+class Resource(Stamped, DirectoryOwned, Base):
+    """A person, a group or an organisational unit; `type` is the SCIM resource type."""
+
+    __tablename__ = "resources"
+    __mapper_args__ = {"polymorphic_on": "type"}
+    __table_args__ = (
+        belongs_to_tenant(),
+        same_tenant("manager_id", "resources.id", ondelete="NO ACTION"),
+        same_tenant("parent_id", "resources.id", ondelete="NO ACTION"),
+        CheckConstraint("type IN ('User', 'Group', 'OrganizationalUnit')", "type"),
+        Index(
+            "uq_resources_user_name",
+            "tenant_id",
+            "name_key",
+            unique=True,
+            postgresql_where=text("type = 'User' AND removed_at IS NULL"),
+        ),
+        Index("uq_resources_token_name", "tenant_id", "token_key", unique=True),
+        Index("ix_resources_type", "tenant_id", "type", "id", postgresql_where=LIVE),
+        Index("ix_resources_name", "tenant_id", "type", "name_key", "id", postgresql_where=LIVE),
+        Index("ix_resources_display", "tenant_id", "type", "display_key", "id", postgresql_where=LIVE),
+        Index("ix_resources_external_id", "tenant_id", "type", "external_id", postgresql_where=LIVE),
+        Index("ix_resources_manager", "tenant_id", "manager_id", postgresql_where=text("manager_id IS NOT NULL")),
+        Index("ix_resources_parent", "tenant_id", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
+        Index(
+            "ix_resources_waiting_manager",
+            "tenant_id",
+            "manager_ref",
+            postgresql_where=text("manager_id IS NULL AND manager_ref IS NOT NULL"),
+        ),
+        Index(
+            "ix_resources_waiting_parent",
+            "tenant_id",
+            "parent_ref",
+            postgresql_where=text("parent_id IS NULL AND parent_ref IS NOT NULL"),
+        ),
+        Index(
+            "ix_resources_active_until", "tenant_id", "active_until", postgresql_where=text("active_until IS NOT NULL")
+        ),
+        {"postgresql_with": {"fillfactor": "85"}},
+    )
+
+    id: Mapped[Key] = mapped_column(primary_key=True)
+    type: Mapped[Key]
+    name: Mapped[str]
+    """`userName` of a person, `displayName` of a group or unit."""
+    name_key: Mapped[Key]
+    display_name: Mapped[str | None]
+    display_key: Mapped[Key | None]
+    external_id: Mapped[Key | None]
+    user_type: Mapped[str | None]
+    """Only `ServiceAccount` is acted upon: such users stay out of lists and pushes."""
+    active: Mapped[bool] = mapped_column(server_default=text("true"))
+    """Not disabled here, no owning link disabled; `active_until` is compared where it is read."""
+    disabled: Mapped[bool] = mapped_column(server_default=text("false"))
+    active_until: Mapped[Moment | None]
+    token_name: Mapped[str | None]
+    token_key: Mapped[Key | None]
+    manager_id: Mapped[Key | None]
+    manager_ref: Mapped[Key | None]
+    parent_id: Mapped[Key | None]
+    parent_ref: Mapped[Key | None]
+    document: Mapped[Bytes]
+    local: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'"))
+    """What SCIM or an administrator wrote: flat `{SCIM path: value}`, the layer below the links."""
+    pins: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'"))
+    """`{SCIM path: value}` an administrator pinned above every link."""
+    version: Mapped[Big] = mapped_column(server_default=text("1"))
+    removed_at: Mapped[Moment | None]
+
+
+class User(Resource):
+    __mapper_args__ = {"polymorphic_identity": "User"}
+
+
+class Group(Resource):
+    __mapper_args__ = {"polymorphic_identity": "Group"}
+
+
+class OrganizationalUnit(Resource):
+    __mapper_args__ = {"polymorphic_identity": "OrganizationalUnit"}
+
+
+class ResourceValue(DirectoryOwned, Base):
+    """The typed value index: filterable multi-valued and extension attributes, `attribute` by its catalogue number."""
+
+    __tablename__ = "resource_values"
+    __table_args__ = (
+        same_tenant("resource_id", "resources.id"),
+        Index("ix_resource_values_resource", "tenant_id", "resource_id"),
+    )
+
+    attribute: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    value_key: Mapped[Key] = mapped_column(primary_key=True)
+    resource_id: Mapped[Key] = mapped_column(primary_key=True)
+    kind: Mapped[Key] = mapped_column(primary_key=True, server_default="")
+    """The value's `type` sub-attribute (`work`), or empty."""
+
+
+class Membership(DirectoryOwned, Base):
+    """One member of one group as one giver said it; `member_id` is null while the member is not known to us."""
+
+    __tablename__ = "memberships"
+    __table_args__ = (
+        same_tenant("group_id", "resources.id"),
+        same_tenant("member_id", "resources.id"),
+        same_tenant("via", "identity_providers.id"),
+        Index(
+            "uq_memberships_member",
+            "tenant_id",
+            "group_id",
+            "via",
+            "kind",
+            "member_key",
+            unique=True,
+            postgresql_nulls_not_distinct=True,
+        ),
+        Index("ix_memberships_group", "tenant_id", "group_id", "member_id"),
+        Index(
+            "ix_memberships_of", "tenant_id", "member_id", "group_id", postgresql_where=text("member_id IS NOT NULL")
+        ),
+        Index("ix_memberships_waiting", "tenant_id", "via", "member_key", postgresql_where=text("member_id IS NULL")),
+        CheckConstraint("kind IN ('member', 'primary')", "kind"),
+    )
+
+    no: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
+    group_id: Mapped[Key]
+    member_id: Mapped[Key | None]
+    member_key: Mapped[Key]
+    """The giver's reference (a folded DN), or the member's id for what SCIM or an administrator wrote."""
+    raw: Mapped[str | None]
+    ordinal: Mapped[int] = mapped_column(server_default=text("0"))
+    via: Mapped[Key | None]
+    """The provider that gave it; null for SCIM and administrators."""
+    kind: Mapped[str] = mapped_column(server_default="member")
+
+
+class Link(DirectoryOwned, Base):
+    """Our resource and one upstream's record of it; without a resource, a record that is kept but is nobody here."""
+
+    __tablename__ = "links"
+    __table_args__ = (
+        belongs_to_tenant(),
+        same_tenant("provider_id", "identity_providers.id"),
+        same_tenant("resource_id", "resources.id"),
+        UniqueConstraint("tenant_id", "no"),
+        Index("ix_links_ref", "tenant_id", "provider_id", "ref"),
+        Index("ix_links_alias", "tenant_id", "provider_id", "alias", postgresql_where=text("alias IS NOT NULL")),
+        Index("ix_links_resource", "tenant_id", "resource_id", postgresql_where=text("resource_id IS NOT NULL")),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )
+
+    provider_id: Mapped[Key] = mapped_column(primary_key=True)
+    key: Mapped[Key] = mapped_column(primary_key=True)
+    no: Mapped[Big] = mapped_column(Identity(always=True))
+    resource_id: Mapped[Key | None]
+    kind: Mapped[str]
+    """`user`, `group`, `unit` or `other`, as the port says it."""
+    name: Mapped[str]
+    """The upstream's own name, verbatim (a DN)."""
+    ref: Mapped[Key]
+    alias: Mapped[Key | None]
+    active: Mapped[bool] = mapped_column(server_default=text("true"))
+    digest: Mapped[Bytes]
+    """Over the record without quiet values, its references, the mapping and the schema version: equal means stop."""
+    quiet_digest: Mapped[Bytes]
+    seen_run: Mapped[Big] = mapped_column(server_default=text("0"))
+    skipped: Mapped[str | None]
+    """Why this record has no resource although its kind would have one (`user_name_taken`)."""
+    gone_at: Mapped[Moment | None]
+
+
+class LinkRecord(DirectoryOwned, Base):
+    """The record verbatim, apart from its link because every full pass touches every link."""
+
+    __tablename__ = "link_records"
+    __table_args__ = (same_tenant("link_no", "links.no"),)
+
+    link_no: Mapped[Big] = mapped_column(primary_key=True)
+    record: Mapped[Bytes]
