@@ -1,0 +1,246 @@
+"""From a credential to an actor, from a name to a scope, from an id to a row the actor may touch.
+
+Owns the one hot statement that turns a bearer token into an `Actor` with the roles it holds at this moment:
+nothing of it is cached, so a disabled person, tenant or token is refused on the next request. Views load
+rows only with `fetch`. Which deed a route is and how a refusal looks is the doors'.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from . import credentials
+from .context import ANONYMOUS, Actor, Grant, Scope, current_actor
+from .db import current_scope, db, hot, unit
+from .errors import AuthenticationRequired, Forbidden, NotFound, TokenExpired
+from .models import Application, Partner, Resource, Tenant, TenantOwned
+from .policy import RULES, Action, Where, authorize, permits
+
+Row = TypeVar("Row")
+
+USE_NOTED_EVERY = 60.0
+"""Seconds between two notes of one token's last use."""
+
+_FIND = """
+WITH found AS MATERIALIZED (
+    SELECT t.kind, t.id, set_config('scaikey.tenant', t.tenant_id, true) AS tenant
+    FROM scaikey_find_token(%(digest)s) AS t
+)
+SELECT found.kind, found.id, found.tenant, shown.*
+FROM found, LATERAL (
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status,
+           c.principal, c.name, c.usable, c.revoked_at, c.expires_at, c.scopes, c.audiences, c.allow_password,
+           (SELECT coalesce(jsonb_agg(jsonb_build_array(held.role, held.scope_id)), '[]')
+            FROM (
+                SELECT r.role, r.scope_id FROM role_assignments r
+                WHERE r.tenant_id = found.tenant AND r.principal_id = c.principal
+                UNION
+                (WITH RECURSIVE up(id) AS (
+                    SELECT m.group_id FROM memberships m
+                    JOIN resources g ON g.tenant_id = m.tenant_id AND g.id = m.group_id AND g.removed_at IS NULL
+                    WHERE m.tenant_id = found.tenant AND m.member_id = c.principal
+                      AND EXISTS (SELECT 1 FROM role_assignments r WHERE r.tenant_id = found.tenant
+                                  AND r.principal_id >= 'grp_' AND r.principal_id < 'grp`')
+                    UNION
+                    SELECT m.group_id FROM up
+                    JOIN memberships m ON m.tenant_id = found.tenant AND m.member_id = up.id
+                    JOIN resources g ON g.tenant_id = m.tenant_id AND g.id = m.group_id AND g.removed_at IS NULL
+                )
+                SELECT r.role, r.scope_id FROM up
+                JOIN role_assignments r ON r.tenant_id = found.tenant AND r.principal_id = up.id
+                WHERE r.role = 'tenant_admin')
+            ) held) AS held
+    FROM tenants t, LATERAL (
+        SELECT p.user_id AS principal, u.name,
+               u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now()) AS usable,
+               p.revoked_at, p.expires_at, p.scopes, p.audiences, false AS allow_password
+        FROM personal_access_tokens p
+        JOIN resources u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
+        WHERE found.kind = 'pat' AND p.tenant_id = found.tenant AND p.id = found.id
+        UNION ALL
+        SELECT s.id, s.name, true, s.revoked_at, s.expires_at, '["scim"]'::jsonb, '["scaikey"]'::jsonb,
+               s.allow_password
+        FROM scim_tokens s
+        WHERE found.kind = 'scim' AND s.tenant_id = found.tenant AND s.id = found.id
+        OFFSET 0
+    ) c
+    WHERE t.id = found.tenant
+    OFFSET 0
+) shown
+"""
+
+_SCOPE = """
+WITH found AS MATERIALIZED (
+    SELECT set_config('scaikey.tenant', f.tenant_id, true) AS tenant FROM {finder} AS f(tenant_id)
+)
+SELECT shown.* FROM found, LATERAL (
+    SELECT t.id, t.partner_id, t.kind, t.slug FROM tenants t WHERE t.id = found.tenant OFFSET 0
+) shown
+"""
+_SCOPE_BY_SLUG = _SCOPE.format(finder="scaikey_find_tenant(%(name)s)")
+_SCOPE_BY_ID = _SCOPE.format(finder="(VALUES (%(name)s::text))")
+
+_own_scopes: dict[str, Scope] = {}
+_noted: dict[str, float] = {}
+
+
+def authenticate(authorization: str | None, *, audience: str = credentials.OUR_AUDIENCE) -> Actor:
+    """The actor behind an Authorization header; without one, ANONYMOUS.
+
+    Raises AuthenticationRequired (unknown, revoked, of another audience, of somebody or some tenant that is
+    disabled) and TokenExpired.
+    """
+    if authorization is None:
+        return ANONYMOUS
+    scheme, _, secret = authorization.partition(" ")
+    digest = credentials.digest_of(secret.strip()) if scheme.lower() == "bearer" else None
+    if digest is None:
+        raise AuthenticationRequired(note="not a token of ours")
+    rows = hot(_FIND, {"digest": digest})
+    if not rows:
+        raise AuthenticationRequired(note="unknown token")
+    row = rows[0]
+    if row.revoked_at is not None or not row.usable or row.status != "active":
+        raise AuthenticationRequired(note=f"{row.id} is revoked, or its holder or tenant is disabled")
+    if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
+        raise TokenExpired
+    if audience not in row.audiences:
+        raise AuthenticationRequired(note=f"{row.id} is for another audience")
+    _own_scopes[row.tenant] = Scope(row.tenant, row.partner_id, row.tenant_kind, row.slug)
+    scim = row.kind == "scim"
+    return Actor(
+        kind="scim_token" if scim else "user",
+        id=row.principal,
+        tenant_id=row.tenant,
+        partner_id=row.partner_id,
+        name=row.name,
+        grants=frozenset() if scim else _grants(row),
+        scopes=frozenset(row.scopes),
+        credential_id=row.id,
+        audiences=frozenset(row.audiences),
+        allow_password=row.allow_password,
+    )
+
+
+def _grants(row: Any) -> frozenset[Grant]:
+    """The roles held, each only where its holder may live: a row that should not exist grants nothing."""
+    home = {
+        "super_admin": row.tenant_kind == "platform",
+        "partner_admin": row.tenant_kind == "home",
+        "tenant_admin": row.tenant_kind == "customer",
+    }
+    reach = {"super_admin": None, "partner_admin": row.partner_id, "tenant_admin": row.tenant}
+    return frozenset(Grant(role, scope) for role, scope in row.held if home[role] and reach[role] == scope)
+
+
+def own_scope(actor: Actor) -> Scope:
+    """The tenant the actor's credential belongs to. Raises AuthenticationRequired for nobody."""
+    if actor.tenant_id is None:
+        raise AuthenticationRequired
+    return _own_scopes[actor.tenant_id]
+
+
+def scope_for_slug(slug: str, actor: Actor = ANONYMOUS) -> Scope | None:
+    """The tenant of that slug. `actor`, when just authenticated in that tenant, saves the look-up."""
+    own = _own_scopes.get(actor.tenant_id or "")
+    if own is not None and own.slug == slug:
+        return own
+    return _scope(_SCOPE_BY_SLUG, slug)
+
+
+def scope_for_tenant(tenant_id: str, actor: Actor = ANONYMOUS) -> Scope | None:
+    """The tenant of that id. `actor`, when just authenticated in that tenant, saves the look-up."""
+    if tenant_id == actor.tenant_id and tenant_id in _own_scopes:
+        return _own_scopes[tenant_id]
+    return _scope(_SCOPE_BY_ID, tenant_id)
+
+
+def _scope(statement: Any, name: str) -> Scope | None:
+    if "\0" in name:
+        return None
+    rows = hot(statement, {"name": name})
+    return Scope(*rows[0]) if rows else None
+
+
+def use_is_due(actor: Actor) -> bool:
+    """Whether the use of the actor's token should be noted again; True at most once a minute per process."""
+    if actor.credential_id is None:
+        return False
+    now = time.monotonic()
+    if now - _noted.get(actor.credential_id, -USE_NOTED_EVERY) < USE_NOTED_EVERY:
+        return False
+    if len(_noted) > 50_000:
+        _noted.clear()
+    _noted[actor.credential_id] = now
+    return True
+
+
+def note_use(actor: Actor) -> None:
+    """Write `last_used_at`, in a transaction of its own, after the answer has left."""
+    if actor.credential_id is not None:
+        with unit(own_scope(actor)):
+            credentials.note_use(actor.credential_id, scim=actor.kind == "scim_token")
+
+
+def fetch(model: type[Row], id: str, *, to: Action, lock: bool = False) -> Row:
+    """The row of that id in the open unit of work, if the actor may do `to` there; `lock` keeps it for a change.
+
+    Raises NotFound (absent, removed, or not for this actor's eyes) and Forbidden.
+    """
+    table: Any = model
+    statement = sa.select(table).where(table.id == id)
+    if issubclass(model, Resource):
+        statement = statement.where(table.removed_at.is_(None))
+    if lock:
+        statement = statement.with_for_update(of=table)
+    row: Any = db.session().scalar(statement)
+    if row is None:
+        raise NotFound
+    authorize(current_actor(), to, place_of(row))
+    scope = current_scope()
+    if isinstance(row, Application) and not to.endswith(".read") and scope.tenant_id not in (None, row.tenant_id):
+        raise Forbidden("The application is kept by another tenant: act in that one")
+    loaded: Row = row
+    return loaded
+
+
+def place_of(row: object) -> Where:
+    """Where a deed on this row happens."""
+    if isinstance(row, Tenant):
+        return Where(row.id, row.partner_id, row.kind)
+    if isinstance(row, Partner):
+        return Where(None, row.id)
+    scope = current_scope()
+    if scope.tenant_id is None and isinstance(row, TenantOwned | Application):
+        found = scope_for_tenant(row.tenant_id)
+        if found is None:
+            raise NotFound
+        return Where.of(found)
+    return Where.of(scope)
+
+
+def places(actor: Actor) -> Sequence[Where]:
+    """Every place the actor holds a role at, widest first."""
+    found = []
+    for grant in actor.grants:
+        if grant.role == "super_admin":
+            found.append(Where())
+        elif grant.role == "partner_admin":
+            found.append(Where(None, grant.scope_id))
+        else:
+            found.append(Where(grant.scope_id, actor.partner_id, "customer"))
+    return sorted(found, key=lambda where: (where.tenant_id is not None, where.partner_id is not None))
+
+
+def reach(actor: Actor, action: Action) -> Sequence[Where]:
+    """The places where the actor may do `action`: what a list that spans tenants shows. Raises as `authorize` does."""
+    allowed = [where for where in places(actor) if action in RULES and permits(actor, action, where)]
+    if not allowed:
+        authorize(actor, action, Where())
+    authorize(actor, action, allowed[0])
+    return allowed

@@ -1,0 +1,169 @@
+"""The only hasher and checker of what principals and machines show: personal access tokens and SCIM tokens.
+
+Owns the form of a token, its digest, and the rows of both kinds: minting (the secret is returned once and
+never stored), revoking, the note of a token's last use. Secrets are 256 random bits, so one SHA-256 is the
+right digest. Who may mint for whom is the door's question; turning a token into an actor is `access`'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import zlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from . import events, ids
+from .db import current_scope, db
+from .errors import NotFound, ValidationFailed
+from .models import IdentityProvider, PersonalAccessToken, ScimToken, User
+
+PAT_PREFIX = "skt_"
+SCIM_PREFIX = "sks_"
+SCOPES = ("scaikey:read", "scaikey:write", "scim", "introspect")
+OUR_AUDIENCE = "scaikey"
+DEFAULT_LIFE = timedelta(days=90)
+LONGEST_LIFE = timedelta(days=366)
+LONGEST_LIFE_FOR_OTHERS = timedelta(days=30)
+
+_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_BODY = 43
+_CHECK = 6
+
+
+def new_secret(prefix: str) -> str:
+    """A fresh token: prefix, 256 random bits in base62, and a checksum by which scanners know it."""
+    body = _base62(secrets.randbits(256), _BODY)
+    return prefix + body + _checksum(prefix + body)
+
+
+def digest_of(secret: str) -> bytes | None:
+    """What is stored and looked up; None when the text cannot be one of our tokens."""
+    length = len(PAT_PREFIX) + _BODY + _CHECK
+    if len(secret) != length or not secret.isascii() or not secret.startswith((PAT_PREFIX, SCIM_PREFIX)):
+        return None
+    if _checksum(secret[:-_CHECK]) != secret[-_CHECK:]:
+        return None
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def mint_pat(
+    user_id: str,
+    *,
+    name: str,
+    audiences: Sequence[str] = (OUR_AUDIENCE,),
+    scopes: Sequence[str] = ("scaikey:read",),
+    expires_at: datetime | None = None,
+    longest: timedelta = LONGEST_LIFE,
+    created_by: str | None = None,
+    bootstrap: bool = False,
+) -> tuple[PersonalAccessToken, str]:
+    """A token for a user of the open unit's tenant, and its secret. Raises NotFound, ValidationFailed."""
+    session = db.session()
+    tenant_id = current_scope().tenant_id
+    user = session.scalar(sa.select(User).where(User.id == user_id, User.removed_at.is_(None)))
+    if user is None:
+        raise NotFound("There is no such user")
+    now = datetime.now(UTC)
+    expires_at = expires_at or now + min(DEFAULT_LIFE, longest)
+    errors: dict[str, list[str]] = {}
+    if not now < expires_at <= now + longest + timedelta(minutes=1):
+        errors["expires_at"] = [f"Must be in the future and at most {longest.days} days away."]
+    if unknown := sorted(set(scopes) - set(SCOPES)):
+        errors["scopes"] = [f"Unknown: {', '.join(unknown)}. Known are {', '.join(SCOPES)}."]
+    if errors:
+        raise ValidationFailed(errors=errors)
+    secret = new_secret(PAT_PREFIX)
+    token = PersonalAccessToken(
+        tenant_id=tenant_id,
+        id=ids.new("pat"),
+        user_id=user_id,
+        name=name,
+        audiences=list(dict.fromkeys(audiences)),
+        scopes=list(dict.fromkeys(scopes)),
+        digest=hashlib.sha256(secret.encode()).digest(),
+        bootstrap=bootstrap,
+        created_by=created_by,
+        expires_at=expires_at,
+    )
+    session.add(token)
+    session.flush()
+    _record(
+        "personal_access_token.created", "PersonalAccessToken", token.id, {"user_id": user_id, "scopes": token.scopes}
+    )
+    return token, secret
+
+
+def mint_scim_token(values: dict[str, Any]) -> tuple[ScimToken, str]:
+    """An inbound SCIM credential of the open unit's tenant, and its secret. Raises ValidationFailed."""
+    session = db.session()
+    expires_at = values.get("expires_at")
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise ValidationFailed(errors={"expires_at": ["Must be in the future."]})
+    provider_id = values.get("identity_provider_id")
+    if provider_id is not None and not session.scalar(
+        sa.select(IdentityProvider.id).where(IdentityProvider.id == provider_id)
+    ):
+        raise ValidationFailed(errors={"identity_provider_id": ["There is no such identity provider."]})
+    secret = new_secret(SCIM_PREFIX)
+    token = ScimToken(id=ids.new("sct"), digest=hashlib.sha256(secret.encode()).digest(), **values)
+    session.add(token)
+    session.flush()
+    _record("scim_token.created", "ScimToken", token.id, sorted(values))
+    return token, secret
+
+
+def revoke(token: PersonalAccessToken | ScimToken) -> None:
+    """From now on the token is nobody's; its row stays, for the audit log names it."""
+    if token.revoked_at is not None:
+        return
+    token.revoked_at = datetime.now(UTC)
+    db.session().flush()
+    if isinstance(token, PersonalAccessToken):
+        _record("personal_access_token.revoked", "PersonalAccessToken", token.id, {"user_id": token.user_id})
+    else:
+        _record("scim_token.revoked", "ScimToken", token.id, ["revoked_at"])
+
+
+def revoke_bootstrap() -> int:
+    """Revoke every token that an earlier bootstrap made in the open unit's tenant; how many there were."""
+    earlier = db.session().scalars(
+        sa.select(PersonalAccessToken).where(PersonalAccessToken.bootstrap, PersonalAccessToken.revoked_at.is_(None))
+    )
+    count = 0
+    for token in earlier:
+        revoke(token)
+        count += 1
+    return count
+
+
+def note_use(token_id: str, *, scim: bool) -> None:
+    """Write down that a token of the open unit's tenant was shown just now."""
+    table = ScimToken if scim else PersonalAccessToken
+    db.session().execute(
+        sa.update(table)
+        .where(table.id == token_id)
+        .values(last_used_at=sa.func.now(), updated_at=table.updated_at)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _record(name: str, resource_type: str, resource_id: str, changed: Any) -> None:
+    batch = events.Changes()
+    batch.add(name, resource_type, resource_id, changed)
+    events.record(batch)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, rest = divmod(number, 62)
+        digits.append(_DIGITS[rest])
+    return "".join(reversed(digits))
+
+
+def _checksum(text: str) -> str:
+    return _base62(zlib.crc32(text.encode()), _CHECK)
