@@ -13,7 +13,7 @@ from flask import Flask
 from broker import config, embedded, ids, migrations
 from broker.config import Config
 from broker.context import Scope
-from broker.db import connect, platform_scope
+from broker.db import connect, db, platform_scope
 from broker.embedded import Services
 from broker.models import IdentityProvider, Partner, Tenant
 
@@ -51,11 +51,14 @@ def services(settings: Config) -> Iterator[Services]:
 
 
 @pytest.fixture(scope="session")
-def engines(services: Services) -> Flask:
+def engines(services: Services) -> Iterator[Flask]:
     """A bare Flask app that owns the two engines: what the lower floors need."""
     app = Flask("tests")
     connect(app, url=services.database_url, platform_url=services.platform_database_url, statement_timeout_ms=30_000)
-    return app
+    yield app
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()
 
 
 @pytest.fixture

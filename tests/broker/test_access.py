@@ -214,7 +214,8 @@ def test_fetch_shows_rows_of_the_open_scope_to_those_who_may(world: World) -> No
             access.fetch(IdentityProvider, ids.new("idp"), to=Action.PROVIDER_READ)
     with unit(world.globex), acting(administrator), pytest.raises(NotFound):
         access.fetch(IdentityProvider, provider, to=Action.PROVIDER_READ)
-    with unit(world.acme), acting(access.authenticate(bearer(pat(world.acme, person)))), pytest.raises(NotFound):
+    stranger = access.authenticate(bearer(pat(world.acme, person)))
+    with unit(world.acme), acting(stranger), pytest.raises(NotFound):
         access.fetch(IdentityProvider, provider, to=Action.PROVIDER_READ)
     reader = access.authenticate(bearer(pat(world.acme, admin)))
     with unit(world.acme), acting(reader), pytest.raises(Forbidden):
