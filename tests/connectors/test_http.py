@@ -142,6 +142,23 @@ def test_a_connection_is_used_again(client):
         assert server.connections == 1
 
 
+def test_a_server_that_writes_head_and_body_apart_costs_no_delay(client):
+    def in_pieces(peer: socket.socket) -> None:
+        for number in range(25):
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+            peer.sendall(b"{}")
+            if number < 24:
+                Server._read(peer)
+
+    with serving(in_pieces) as server:
+        started = time.monotonic()
+        for _ in range(25):
+            assert client.request("GET", server.url()).body == b"{}"
+        # Delayed acknowledgements would add 40 ms to each of them but the first few.
+        assert time.monotonic() - started < 0.5
+        assert server.connections == 1
+
+
 def test_a_connection_the_server_closed_is_replaced(client):
     with serving(answer(b"", "200 OK", "Connection: close"), answer()) as server:
         client.request("POST", server.url())
