@@ -64,12 +64,17 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record that could not be read; the run records it and goes on."""
+    """A record that could not be read; the run records it and goes on.
+
+    `name` and `ref` say which one it is where that could be told: the upstream still has it, so a full pass
+    must not take it for absent.
+    """
 
     position: str
     reason: str
     detail: str
     name: str | None = None
+    ref: str | None = None
 
 
 Change = Record | Members | Gone | Unreadable
@@ -138,7 +143,14 @@ class CursorExpired(UpstreamError):
 
 
 class Misconfigured(UpstreamError):
-    """Our settings cannot work, or the upstream's answer proves that they are wrong."""
+    """Our settings cannot work, or the upstream's answer proves that they are wrong.
+
+    `fields` says which ones, where that is known: name of the setting to what is wrong with it.
+    """
+
+    def __init__(self, message: str, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.fields = dict(fields or {})
 
 
 def setting(help: str, *, secret: bool = False, default: Any = ..., choices: tuple[str, ...] = ()) -> Any:
