@@ -165,19 +165,21 @@ def end_relatives(mark: str, grace: float) -> None:
 def end(processes: Sequence[psutil.Process], *steps: tuple[int, float]) -> None:
     """Send each signal in turn to those still alive, and give them that many seconds; the last word is SIGKILL."""
     for signum, seconds in (*steps, (signal.SIGKILL, 5.0)):
-        processes = [process for process in processes if is_alive(process)]
-        if not processes:
-            return
-        for process in processes:
+        alive = [process for process in processes if is_alive(process)]
+        for process in alive:
             _send(process, signum)
-        _, alive = psutil.wait_procs(processes, timeout=seconds)
-        processes = list(alive)
+        # A zombie has ended, whether or not its parent ever asks.
+        if _wait(lambda: not any(map(is_alive, processes)), seconds):
+            return
 
 
-def _wait(done: Callable[[], bool], seconds: float) -> None:
+def _wait(done: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while not done() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _send(process: psutil.Process, signum: int) -> None:

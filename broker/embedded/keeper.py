@@ -219,6 +219,8 @@ def main(data_dir: str) -> None:
     # Nobody's child: whoever started us may leave while others still hold leases.
     if os.fork():
         os._exit(0)
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]  # meant for other connections than the one that sets up the roles
     home = Home(Path(data_dir))
     with home.lock("keeper", patience=0.0), socket.socket(fileno=os.dup(0)) as first:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
