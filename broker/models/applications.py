@@ -88,6 +88,10 @@ class ScimTarget(Stamped, TenantOwned, Base):
     status_reason: Mapped[str | None]
     approved_removals_until: Mapped[Moment | None]
     """Removals held at this target were approved by an administrator up to this moment."""
+    postponed_until: Mapped[Moment | None]
+    """It did not answer, or asked for time: nothing is sent before this moment."""
+    postponements: Mapped[int] = mapped_column(server_default=text("0"))
+    """How many in a row; `status_reason` says why."""
 
 
 class TargetResource(TenantOwned, Base):
@@ -97,6 +101,16 @@ class TargetResource(TenantOwned, Base):
     __table_args__ = (
         same_tenant("target_id", "scim_targets.id"),
         Index("ix_target_resources_resource", "tenant_id", "resource_id"),
+        Index(
+            "uq_target_resources_remote",
+            "tenant_id",
+            "target_id",
+            "resource_type",
+            "remote_id",
+            unique=True,
+            postgresql_where=text("remote_id IS NOT NULL"),
+        ),
+        CheckConstraint("state IN ('creating', 'present', 'disabled', 'removed')", "state"),
     )
 
     target_id: Mapped[Key] = mapped_column(primary_key=True)
@@ -115,7 +129,10 @@ class TargetMember(TenantOwned, Base):
     """A membership we have written at a target."""
 
     __tablename__ = "target_members"
-    __table_args__ = (same_tenant("target_id", "scim_targets.id"),)
+    __table_args__ = (
+        same_tenant("target_id", "scim_targets.id"),
+        Index("ix_target_members_member", "tenant_id", "target_id", "member_id"),
+    )
 
     target_id: Mapped[Key] = mapped_column(primary_key=True)
     group_id: Mapped[Key] = mapped_column(primary_key=True)
@@ -123,7 +140,7 @@ class TargetMember(TenantOwned, Base):
 
 
 class TargetRemoval(TenantOwned, Base):
-    """Removals and disables done at a target, counted by the removal guard over 24 hours."""
+    """A removal or disable the removal guard let pass at a target; counted over 24 hours, valid as long."""
 
     __tablename__ = "target_removals"
     __table_args__ = (
@@ -133,4 +150,5 @@ class TargetRemoval(TenantOwned, Base):
 
     no: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     target_id: Mapped[Key]
+    resource_id: Mapped[Key]
     at: Mapped[Moment] = mapped_column(server_default=text("now()"))

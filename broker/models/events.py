@@ -6,7 +6,7 @@ altered. A delivery says that one subscriber still owes one target the present s
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Identity, Index, SmallInteger, UniqueConstraint, text
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, SmallInteger, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, Big, Json, Key, Moment, TenantOwned, belongs_to_tenant, same_tenant
@@ -43,22 +43,27 @@ class Delivery(TenantOwned, Base):
     __tablename__ = "deliveries"
     __table_args__ = (
         same_tenant("target_id", "scim_targets.id"),
-        Index("ix_deliveries_due", "lane", "due_at", postgresql_where=text("status = 'pending'")),
+        Index(
+            "ix_deliveries_due", "tenant_id", "target_id", "lane", "due_at", postgresql_where=text("status = 'pending'")
+        ),
         Index("ix_deliveries_target", "tenant_id", "target_id", "status", "due_at"),
+        CheckConstraint("status IN ('pending', 'held', 'muted', 'failed')", "status"),
     )
 
     target_id: Mapped[Key] = mapped_column(primary_key=True)
     resource_type: Mapped[Key] = mapped_column(primary_key=True)
     resource_id: Mapped[Key] = mapped_column(primary_key=True)
-    """A resource, or `*` for the target's whole reach, or an assignment's principal to be expanded page by page."""
+    """A resource, or `*` (of type `*`) for the target's whole reach, expanded page by page."""
     task: Mapped[Key] = mapped_column(primary_key=True, server_default="push")
-    """`push`: send this resource; `expand`: owe everything this group or assignment reaches."""
+    """`push`: send this resource; `expand`: compare the target's reach with what is there, and owe every difference."""
     generation: Mapped[Big] = mapped_column(server_default=text("1"))
     lane: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
-    """0 units, 1 people, 2 groups, 3 expansion: members exist before the groups that name them."""
+    """0 expansions and departures, 1 people, 2 groups: members exist before the groups that name them."""
     status: Mapped[str] = mapped_column(server_default="pending")
-    """`pending`, `held` (the target's removal guard), `failed` (needs a change or a person)."""
+    """`pending`, `held` (the target's removal guard), `muted` (a held one that was rejected), `failed` (needs a change)."""
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    failing_since: Mapped[Moment | None]
+    """First of the failed attempts in a row; means nothing while `attempts` is 0."""
     due_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
     lease_until: Mapped[Moment | None]
     fence: Mapped[Big] = mapped_column(server_default=text("0"))

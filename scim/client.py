@@ -1,0 +1,256 @@
+"""One SCIM receiver, spoken to about one resource at a time.
+
+Owns the requests of RFC 7644 that provisioning needs (find, read, create, replace, patch, remove), the suspicion
+with which their answers are read, and the words for what went wrong. What should be at the receiver, when to try
+again and what is remembered of it are `scim.push`'s. Remote ids are the receiver's; nothing here knows ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from broker.attributes import fold
+from broker.strict_json import StrictJsonError, loads
+from connectors.http import Blocked, HttpClient, OutboundError, Response
+
+ENDPOINTS = {"User": "Users", "Group": "Groups"}
+PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
+_LONGEST_ANSWER = 4 * 1024 * 1024
+_LONGEST_ID = 500
+_LONGEST_DETAIL = 300
+
+
+class TargetError(Exception):
+    """What a receiver did to us, in words for an administrator: method, path, status and the detail it gave, no secret.
+
+    `again`: trying again may help. `everywhere`: it says more about the receiver than about this resource.
+    """
+
+    again: ClassVar[bool] = False
+    everywhere: ClassVar[bool] = False
+
+    def __init__(self, text: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Unreachable(TargetError):
+    """No answer, or a broken one: whether the request was carried out is not known."""
+
+    again, everywhere = True, True
+
+
+class Busy(TargetError):
+    """It asks us to come back later (429, 503), or its gateway has nobody behind it (502, 504)."""
+
+    again, everywhere = True, True
+
+
+class Denied(TargetError):
+    """Our credential is not accepted (401), or does not suffice (403)."""
+
+    again, everywhere = True, True
+
+
+class Closed(TargetError):
+    """We do not connect there: our own rules, or its address, forbid it."""
+
+    again, everywhere = True, True
+
+
+class Troubled(TargetError):
+    """It failed over this request (5xx), or its answer is not SCIM."""
+
+    again = True
+
+
+class Missing(TargetError):
+    """404."""
+
+
+class Clash(TargetError):
+    """409: it has one like this already."""
+
+
+class Unsupported(TargetError):
+    """405 or 501: it does not know the method."""
+
+
+class Refused(TargetError):
+    """Any other refusal; the same request will be refused again."""
+
+
+_KINDS: dict[int, type[TargetError]] = {
+    401: Denied,
+    403: Denied,
+    404: Missing,
+    405: Unsupported,
+    408: Troubled,
+    409: Clash,
+    425: Troubled,
+    429: Busy,
+    501: Unsupported,
+    502: Busy,
+    503: Busy,
+    504: Busy,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A resource as the receiver shows it."""
+
+    id: str
+    document: Mapping[str, Any]
+
+    def get(self, name: str) -> Any:
+        """One attribute; SCIM's attribute names know no case (RFC 7643 §2.1)."""
+        if name in self.document:
+            return self.document[name]
+        return next((value for key, value in self.document.items() if key.lower() == name.lower()), None)
+
+
+class TargetClient:
+    """Speaks to one receiver with one credential. Every method raises TargetError in one of its kinds."""
+
+    def __init__(self, http: HttpClient, base_url: str, bearer: str | None, *, timeout: float = 15.0) -> None:
+        self._http = http
+        self._base = base_url.rstrip("/")
+        self._bearer = bearer
+        self._timeout = timeout
+
+    def find(self, resource_type: str, attribute: str, value: str) -> list[Remote]:
+        """Those whose `attribute` equals the value. Refused when the receiver ignores the filter: nobody is told apart then."""
+        query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", "startIndex": "1", "count": "10"}
+        if resource_type == "Group":
+            query["excludedAttributes"] = "members"
+        path = f"/{ENDPOINTS[resource_type]}"
+        try:
+            response = self._ask("GET", path, query=urlencode(query, quote_via=quote))
+        except Missing:
+            return []  # some say "nobody" so
+        found = self._json("GET", path, response)
+        listed = Remote("", found).get("Resources")
+        if listed is None:
+            listed = []
+        if not isinstance(listed, list) or not isinstance(Remote("", found).get("totalResults"), int):
+            raise Troubled(
+                f"GET {path} answered {response.status} with something that is no list", status=response.status
+            )
+        remotes = [self._remote("GET", path, response, one) for one in listed]
+        if not all(_agrees(remote, attribute, value) for remote in remotes):
+            raise Refused(f"GET {path}: the target does not filter by {attribute}")
+        return remotes
+
+    def read(self, resource_type: str, remote_id: str) -> Remote:
+        """One resource; a group without its members."""
+        path = _path(resource_type, remote_id)
+        query = "excludedAttributes=members" if resource_type == "Group" else ""
+        response = self._ask("GET", path, query=query)
+        return self._remote("GET", path, response, self._json("GET", path, response))
+
+    def create(self, resource_type: str, document: Mapping[str, Any]) -> str:
+        """Make it; returns its remote id."""
+        path = f"/{ENDPOINTS[resource_type]}"
+        response = self._ask("POST", path, body=document)
+        return self._remote("POST", path, response, self._json("POST", path, response)).id
+
+    def replace(self, resource_type: str, remote_id: str, document: Mapping[str, Any]) -> None:
+        # Strict receivers refuse a PUT whose id does not say the path's (RFC 7644 §3.5.1 lets them).
+        self._ask("PUT", _path(resource_type, remote_id), body={**document, "id": remote_id})
+
+    def patch(self, resource_type: str, remote_id: str, operations: Sequence[Mapping[str, Any]]) -> None:
+        body = {"schemas": [PATCH_OP], "Operations": list(operations)}
+        self._ask("PATCH", _path(resource_type, remote_id), body=body)
+
+    def remove(self, resource_type: str, remote_id: str) -> None:
+        """Make it gone; that it was gone before is as good."""
+        try:
+            self._ask("DELETE", _path(resource_type, remote_id))
+        except Missing:
+            return
+
+    def _ask(self, method: str, path: str, *, query: str = "", body: Mapping[str, Any] | None = None) -> Response:
+        headers = {"Accept": "application/scim+json, application/json"}
+        if self._bearer is not None:
+            headers["Authorization"] = f"Bearer {self._bearer}"
+        if body is not None:
+            headers["Content-Type"] = "application/scim+json"
+        try:
+            response = self._http.request(
+                method,
+                self._base + path + (f"?{query}" if query else ""),
+                headers=headers,
+                body=None if body is None else orjson.dumps(body),
+                timeout=self._timeout,
+                max_response=_LONGEST_ANSWER,
+                attempts=1,
+            )
+        except Blocked as error:
+            raise Closed(f"{method} {path}: {error}") from None
+        except OutboundError as error:
+            raise Unreachable(f"{method} {path}: {error}") from None
+        if not 200 <= response.status < 300:
+            self._refuse(method, path, response)
+        return response
+
+    def _refuse(self, method: str, path: str, response: Response) -> NoReturn:
+        kind = _KINDS.get(response.status, Troubled if response.status >= 500 else Refused)
+        text = f"{method} {path} answered {response.status}"
+        said = self._said(response)
+        raise kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)
+
+    def _said(self, response: Response) -> str:
+        """The detail of a SCIM error (RFC 7644 §3.12), cut and cleaned; nothing of any other body."""
+        try:
+            error = loads(response.body, max_bytes=_LONGEST_ANSWER)
+        except StrictJsonError:
+            return ""
+        if not isinstance(error, dict):
+            return ""
+        parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
+        text = " - ".join(parts)
+        if self._bearer:
+            text = text.replace(self._bearer, "***")
+        return "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_DETAIL]
+
+    def _json(self, method: str, path: str, response: Response) -> dict[str, Any]:
+        try:
+            answer = loads(response.body, max_bytes=_LONGEST_ANSWER)
+        except StrictJsonError:
+            answer = None
+        if not isinstance(answer, dict):
+            kind = (response.header("content-type") or "no content type").partition(";")[0][:60]
+            raise Troubled(
+                f"{method} {path} answered {response.status} with {kind} that is not SCIM", status=response.status
+            )
+        return answer
+
+    def _remote(self, method: str, path: str, response: Response, answer: Any) -> Remote:
+        remote_id = Remote("", answer).get("id") if isinstance(answer, dict) else None
+        if not isinstance(remote_id, str) or not _is_id(remote_id):
+            raise Troubled(f"{method} {path} answered {response.status} without a usable id", status=response.status)
+        return Remote(remote_id, answer)
+
+
+def _path(resource_type: str, remote_id: str) -> str:
+    return f"/{ENDPOINTS[resource_type]}/{quote(remote_id, safe='')}"
+
+
+def _is_id(text: str) -> bool:
+    """Fit to stand in a path and in a filter: a dot segment would name another resource."""
+    return 0 < len(text) <= _LONGEST_ID and text.isprintable() and text not in (".", "..")
+
+
+def _agrees(remote: Remote, attribute: str, value: str) -> bool:
+    """An attribute that is not shown proves nothing."""
+    shown = remote.get(attribute)
+    if shown is None:
+        return True
+    return shown == value if attribute == "externalId" else fold(str(shown)) == fold(value)
