@@ -169,6 +169,14 @@ class Link(DirectoryOwned, Base):
         Index("ix_links_ref", "tenant_id", "provider_id", "ref"),
         Index("ix_links_alias", "tenant_id", "provider_id", "alias", postgresql_where=text("alias IS NOT NULL")),
         Index("ix_links_resource", "tenant_id", "resource_id", postgresql_where=text("resource_id IS NOT NULL")),
+        Index(
+            "ix_links_primary",
+            "tenant_id",
+            "provider_id",
+            "primary_ref",
+            postgresql_where=text("primary_ref IS NOT NULL"),
+        ),
+        Index("ix_links_disabled", "tenant_id", "provider_id", postgresql_where=text("NOT active AND gone_at IS NULL")),
         {"postgresql_with": {"fillfactor": "70"}},
     )
 
@@ -178,6 +186,8 @@ class Link(DirectoryOwned, Base):
     resource_id: Mapped[Key | None]
     kind: Mapped[str]
     """`user`, `group`, `unit` or `other`, as the port says it."""
+    primary_ref: Mapped[Key | None]
+    """The alias of the record's primary group, which no member list names."""
     name: Mapped[str]
     """The upstream's own name, verbatim (a DN)."""
     ref: Mapped[Key]

@@ -1,0 +1,220 @@
+"""Taking away what an upstream no longer has, after the guard has let it pass.
+
+Owns the finding of what would go (absent after a finished full pass, disabled upstream) and the doing of it in sets,
+each
+re-checked against the present state. Whether it may happen is `broker.sync`'s guard. A removed resource keeps its
+row, frees its
+name and leaves its groups; the same upstream key revives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+import sqlalchemy as sa
+
+from ..db import db
+from ..events import Changes, record
+from . import layers, members, rows
+from .apply import EXPLICIT, Loss, Outcome, decode_members, tell_members
+
+_ABSENT = sa.text("""
+    SELECT no, kind, digest FROM links
+    WHERE tenant_id = :tenant AND provider_id = :via AND seen_run < :run AND gone_at IS NULL ORDER BY no
+""")
+_DISABLED = sa.text("""
+    SELECT l.no, l.kind, l.digest FROM links l
+    JOIN resources r ON r.tenant_id = l.tenant_id AND r.id = l.resource_id
+    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND NOT l.active AND l.gone_at IS NULL
+      AND r.active AND r.removed_at IS NULL AND r.type = 'User' ORDER BY l.no
+""")
+_LINKED = sa.text("""
+    SELECT l.kind, count(*) FROM links l
+    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.gone_at IS NULL AND l.resource_id IS NOT NULL
+      AND l.kind <> 'other' GROUP BY l.kind
+""")
+_ADMINISTRATORS = sa.text("""
+    WITH RECURSIVE holders(id) AS (
+        SELECT principal_id FROM role_assignments WHERE tenant_id = :tenant
+        UNION SELECT m.member_id FROM holders h JOIN memberships m
+            ON m.tenant_id = :tenant AND m.group_id = h.id AND m.member_id IS NOT NULL)
+    SELECT l.no FROM links l JOIN holders h ON h.id = l.resource_id WHERE l.tenant_id = :tenant AND l.no = ANY(:nos)
+""")
+_UNLINK = sa.text("""
+    UPDATE links SET gone_at = now() WHERE tenant_id = :tenant AND provider_id = :via AND no = ANY(:nos)
+      AND gone_at IS NULL AND (seen_run < :run OR no = ANY(:explicit))
+    RETURNING resource_id, kind
+""")
+_STILL_LINKED = sa.text("""
+    SELECT DISTINCT resource_id FROM links WHERE tenant_id = :tenant AND resource_id = ANY(:ids) AND gone_at IS NULL
+""")
+_STILL_DISABLED = sa.text("""
+    SELECT DISTINCT resource_id FROM links WHERE tenant_id = :tenant AND provider_id = :via AND no = ANY(:nos)
+      AND NOT active AND gone_at IS NULL AND resource_id IS NOT NULL
+""")
+_GROUPS = sa.text("""
+    SELECT l.no, l.resource_id, l.digest FROM links l JOIN resources r
+      ON r.tenant_id = l.tenant_id AND r.id = l.resource_id AND r.removed_at IS NULL
+    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.no = ANY(:nos) AND l.gone_at IS NULL
+""")
+_REPORTS = sa.text("""
+    UPDATE resources SET manager_id = CASE WHEN manager_id = ANY(:ids) THEN NULL ELSE manager_id END,
+                         parent_id = CASE WHEN parent_id = ANY(:ids) THEN NULL ELSE parent_id END
+    WHERE tenant_id = :tenant AND (manager_id = ANY(:ids) OR parent_id = ANY(:ids)) AND removed_at IS NULL
+    RETURNING id
+""")
+_UNHOLD = sa.text("DELETE FROM held_removals WHERE tenant_id = :tenant AND link_no = ANY(:nos) AND action = :action")
+_EXPIRED = sa.text("""
+    SELECT id FROM resources WHERE tenant_id = :tenant AND active AND active_until <= now() AND removed_at IS NULL
+    ORDER BY id LIMIT :limit
+""")
+
+
+def absent(tenant: str, via: str, run_no: int) -> list[Loss]:
+    """Live links a finished full pass did not meet."""
+    found = db.session().execute(_ABSENT, {"tenant": tenant, "via": via, "run": run_no})
+    return [Loss(no, "remove", kind, digest) for no, kind, digest in found]
+
+
+def disables(tenant: str, via: str) -> list[Loss]:
+    """People whom this upstream has disabled and who are still active here."""
+    found = db.session().execute(_DISABLED, {"tenant": tenant, "via": via})
+    return [Loss(no, "disable", kind, digest) for no, kind, digest in found]
+
+
+def linked(tenant: str, via: str) -> dict[str, int]:
+    found = db.session().execute(_LINKED, {"tenant": tenant, "via": via})
+    return {kind: int(count) for kind, count in found}
+
+
+def administrators_among(tenant: str, losses: Sequence[Loss]) -> set[int]:
+    """Links of people who hold an admin role, directly or through groups, and of groups that carry one."""
+    numbers = [loss.link_no for loss in losses if loss.action != "shrink"]
+    return set(db.session().execute(_ADMINISTRATORS, {"tenant": tenant, "nos": numbers}).scalars())
+
+
+def take_away(tenant: str, via: str, losses: Sequence[Loss], run_no: int) -> Outcome:
+    """Do these losses that still hold; what changed meanwhile is left alone. `run_no`: the full pass that proves
+    absence."""
+    outcome, changes, tally = Outcome(), Changes(), members.Tally()
+    by_action = {
+        action: [loss for loss in losses if loss.action == action] for action in ("remove", "disable", "shrink")
+    }
+    _remove(tenant, via, by_action["remove"], run_no, outcome, changes, tally)
+    _disable(tenant, via, by_action["disable"], outcome, changes)
+    _shrink(tenant, via, by_action["shrink"], tally)
+    tell_members(tenant, tally, changes)
+    record(changes)
+    for action, done in by_action.items():
+        if done:
+            numbers = [loss.link_no for loss in done]
+            db.session().execute(_UNHOLD, {"tenant": tenant, "nos": numbers, "action": action})
+    return outcome
+
+
+def _remove(
+    tenant: str,
+    via: str,
+    losses: Sequence[Loss],
+    run_no: int,
+    outcome: Outcome,
+    changes: Changes,
+    tally: members.Tally,
+) -> None:
+    if not losses:
+        return
+    found = (
+        db.session()
+        .execute(
+            _UNLINK,
+            {
+                "tenant": tenant,
+                "via": via,
+                "run": run_no,
+                "nos": [loss.link_no for loss in losses],
+                "explicit": [loss.link_no for loss in losses if loss.evidence == EXPLICIT],
+            },
+        )
+        .all()
+    )
+    for resource_id, kind in found:
+        if resource_id is None or kind == "other":
+            outcome.by_kind[kind, "removed"] += 1
+    unlinked = [resource_id for resource_id, _ in found if resource_id is not None]
+    still = set(db.session().execute(_STILL_LINKED, {"tenant": tenant, "ids": unlinked}).scalars() if unlinked else ())
+    loaded = rows.load(tenant, unlinked)
+    gone = [row.id for row in loaded.values() if row.id not in still and not _written_here(row)]
+    for kind, row in ((row.noun, row) for row in loaded.values() if row.id in set(gone)):
+        outcome.count(kind, "removed", row.name)
+    layers.recompute(tenant, [id for id in loaded if id not in set(gone)], changes)
+    remove_rows(tenant, [loaded[id] for id in gone], changes, tally)
+
+
+def _written_here(row: rows.Row) -> bool:
+    """Whether the resource exists in its own right: SCIM or an administrator gave it its name."""
+    return ("userName" if row.type == "User" else "displayName") in row.local
+
+
+def remove_rows(tenant: str, gone: Sequence[rows.Row], changes: Changes, tally: members.Tally) -> None:
+    """Remove live resources: out of sight, out of their groups, names free; their reports and children point
+    nowhere."""
+    if not gone:
+        return
+    ids = [row.id for row in gone]
+    for row in gone:
+        row.removed_at, row.active = rows.now(), False
+        row.manager_id = row.parent_id = None
+        row.version += 1
+        changes.add(f"{row.noun}.removed", row.type, row.id)
+    rows.update(tenant, gone)
+    members.forget(tenant, ids, tally)
+    reports = list(db.session().execute(_REPORTS, {"tenant": tenant, "ids": ids}).scalars())
+    for start in range(0, len(reports), 1_000):
+        layers.recompute(tenant, reports[start : start + 1_000], changes)
+
+
+def _disable(tenant: str, via: str, losses: Sequence[Loss], outcome: Outcome, changes: Changes) -> None:
+    if not losses:
+        return
+    values = {"tenant": tenant, "via": via, "nos": [loss.link_no for loss in losses]}
+    ids = list(db.session().execute(_STILL_DISABLED, values).scalars())
+    for row in deactivate(tenant, ids, changes):
+        outcome.count("user", "disabled", row.name)
+
+
+def deactivate(tenant: str, ids: Sequence[str], changes: Changes) -> list[rows.Row]:
+    """Make these people inactive; returns those who were active."""
+    active = [row for row in rows.load(tenant, ids).values() if row.active]
+    for row in active:
+        row.active = False
+        row.version += 1
+        document = row.read()
+        document["active"] = False
+        row.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        changes.add("user.disabled", row.type, row.id, ["active"])
+    rows.update(tenant, active)
+    return active
+
+
+def _shrink(tenant: str, via: str, losses: Sequence[Loss], tally: members.Tally) -> None:
+    if not losses:
+        return
+    wanted = {}
+    evidence = {loss.link_no: loss for loss in losses}
+    values = {"tenant": tenant, "via": via, "nos": list(evidence)}
+    for number, resource_id, digest in db.session().execute(_GROUPS, values):
+        loss = evidence[number]
+        if digest == loss.digest and loss.evidence is not None:
+            wanted[resource_id] = decode_members(loss.evidence)
+    members.follow_renames(tenant, via, wanted)
+    members.write(tenant, via, wanted, tally)
+
+
+def expire_due(tenant: str, limit: int = 1_000) -> int:
+    """Turn `active_until` that has passed into an event; returns how many people it was."""
+    ids = list(db.session().execute(_EXPIRED, {"tenant": tenant, "limit": limit}).scalars())
+    changes = Changes()
+    expired = deactivate(tenant, ids, changes)
+    record(changes)
+    return len(expired)
