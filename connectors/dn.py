@@ -64,10 +64,12 @@ def _fold_parent(dn: str) -> str:
 
 
 def _fold_rdn(rdn: str) -> str:
-    parts = _PARTS(rdn)
-    if len(parts) == 1:
+    if "+" not in rdn:
         return _fold_pair(rdn)
-    return "+".join(sorted(_fold_pair(part) for part in parts))
+    parts = _PARTS(rdn)
+    if "+".join(parts) != rdn:
+        raise ValueError("a component of the name has an empty part")
+    return "+".join(sorted(map(_fold_pair, parts)))
 
 
 def _fold_pair(pair: str) -> str:
@@ -78,15 +80,15 @@ def _fold_pair(pair: str) -> str:
     if not equals or not _TYPE(kind):
         raise ValueError("a component of the name has no attribute type")
     value = value.lstrip(" ")
-    while value.endswith(" ") and not _ends_escaped(value):
-        value = value[:-1]
-    folded = value.lower() if _HEX(value) else _escaped(_fold_text(_unescaped(value)))
+    bare = value.rstrip(" ")
+    if bare != value and _escapes_next(bare):
+        bare += " "
+    folded = bare.lower() if _HEX(bare) else _escaped(_fold_text(_unescaped(bare)))
     return f"{kind.lower()}={folded}"
 
 
-def _ends_escaped(value: str) -> bool:
-    body = value[:-1]
-    return (len(body) - len(body.rstrip("\\"))) % 2 == 1
+def _escapes_next(text: str) -> bool:
+    return (len(text) - len(text.rstrip("\\"))) % 2 == 1
 
 
 def _unescaped(value: str) -> str:
@@ -115,4 +117,4 @@ def _escaped(text: str) -> str:
     )
     if text[:1] in ("#", " "):
         text = "\\" + text
-    return text[:-1] + "\\ " if text.endswith(" ") and not _ends_escaped(text) else text
+    return text[:-1] + "\\ " if text.endswith(" ") and not _escapes_next(text[:-1]) else text

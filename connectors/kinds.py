@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from connectors import ldap
 from connectors.port import ChangeFeed, Misconfigured
@@ -41,14 +41,14 @@ class Setting:
 
 def describe(kind: str) -> tuple[Setting, ...]:
     config = _connector(kind).config
-    types = get_type_hints(config)
+    types = _types(config)
     return tuple(_setting(field, types[field.name]) for field in fields(config))
 
 
 def config_from(kind: str, given: Mapping[str, Any]) -> Any:
     """The connector's `Config`. Raises Misconfigured with all wrong fields by name."""
     config = _connector(kind).config
-    types = get_type_hints(config)
+    types = _types(config)
     wrong = {}
     known = {setting.name: setting for setting in describe(kind)}
     for name, value in given.items():
@@ -76,6 +76,10 @@ def _connector(kind: str) -> Connector:
     if kind not in KINDS:
         raise Misconfigured("There is no such kind of provider.", {"kind": "There is no such kind of provider."})
     return KINDS[kind]
+
+
+def _types(config: type[Any]) -> dict[str, type]:
+    return {name: get_origin(hint) or hint for name, hint in get_type_hints(config).items()}
 
 
 def _setting(field: Field[Any], kind: type) -> Setting:

@@ -60,6 +60,7 @@ _DISABLED = 0x2
 _TRUST = 0x800
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 _LAST_FILETIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) * 10
+_CURSOR = re.compile(r"ldif1:(?P<digest>[0-9a-f]+):(?P<offset>[0-9]{1,18}):(?P<awaiting>[01])").fullmatch
 _RANGE = re.compile(r"(?P<name>[^;]+);range=(?P<low>[0-9]+)-(?P<high>[0-9]+|\*)", re.IGNORECASE).fullmatch
 _TIME = re.compile(
     r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)?(\d\d)?(?:[.,](\d{1,6})\d*)?(Z|[+-]\d\d(?:\d\d)?)", re.ASCII
@@ -152,18 +153,10 @@ class LdifDirectory:
 
 
 def _opened(cursor: str, digest: str, size: int) -> tuple[int, bool]:
-    version, _, rest = cursor.partition(":")
-    known, _, place = rest.partition(":")
-    offset, _, awaiting = place.partition(":")
-    if (
-        version != "ldif1"
-        or known != digest
-        or not offset.isdecimal()
-        or int(offset) > size
-        or awaiting not in ("0", "1")
-    ):
+    found = _CURSOR(cursor)
+    if found is None or found["digest"] != digest or int(found["offset"]) > size:
         raise CursorExpired("The cursor is of another file.")
-    return int(offset), awaiting == "1"
+    return int(found["offset"]), found["awaiting"] == "1"
 
 
 class _Shape(NamedTuple):

@@ -1,0 +1,74 @@
+"""The kinds of upstream, their settings as data, and what a wrong configuration is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors import kinds, ldap
+from connectors.port import ChangeFeed, Misconfigured, setting
+
+
+def test_a_configuration_is_made_from_a_mapping() -> None:
+    assert kinds.config_from("ldap", {}) == ldap.Config(source="ldif", base_dn="")
+    assert kinds.config_from("ldap", {"base_dn": "DC=acme"}) == ldap.Config(base_dn="DC=acme")
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({"base_dm": "DC=acme"}, {"base_dm"}),
+        ({"base_dn": 5}, {"base_dn"}),
+        ({"base_dn": None, "source": True}, {"base_dn", "source"}),
+        ({"source": "live"}, {"source"}),
+        ({"base_dn": "acme"}, {"base_dn"}),
+    ],
+)
+def test_every_wrong_field_is_named(given: dict[str, Any], fields: set[str]) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        kinds.config_from("ldap", given)
+    assert set(caught.value.fields) == fields
+
+
+def test_an_unknown_kind_is_a_misconfiguration() -> None:
+    for ask in (lambda: kinds.config_from("okta", {}), lambda: kinds.describe("okta")):
+        with pytest.raises(Misconfigured) as caught:
+            ask()
+        assert set(caught.value.fields) == {"kind"}
+
+
+def test_settings_are_described() -> None:
+    source, base_dn = kinds.describe("ldap")
+    assert (source.name, source.type, source.default, source.choices) == ("source", "str", "ldif", ("ldif",))
+    assert (base_dn.name, base_dn.required, base_dn.secret, base_dn.default) == ("base_dn", False, False, "")
+    assert "naming context" in base_dn.help
+
+
+@dataclass(frozen=True)
+class Sample:
+    password: str = setting("A password.", secret=True)
+    bases: list[str] = setting("Some bases.", default=[])  # noqa: RUF009 (a field, not a shared list)
+
+
+def test_required_secret_and_listed_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "KINDS", {"test": kinds.Connector(Sample)})
+    password, bases = kinds.describe("test")
+    assert (password.required, password.secret, password.default) == (True, True, None)
+    assert (bases.type, bases.required, bases.default) == ("list", False, [])
+    with pytest.raises(Misconfigured, match="password: Is required"):
+        kinds.config_from("test", {})
+    assert kinds.config_from("test", {"password": "p", "bases": ["DC=x"]}) == Sample("p", ["DC=x"])
+    assert kinds.config_from("test", {"password": "p"}).bases == []
+    with pytest.raises(Misconfigured, match="no files"):
+        kinds.file_feed("test", None, "x")
+
+
+def test_a_file_feed_reads_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "export.ldif"
+    path.write_bytes(b"")
+    feed = kinds.file_feed("ldap", kinds.config_from("ldap", {}), path)
+    assert isinstance(feed, ChangeFeed)
+    assert [page.last for page in feed.changes_since(None)] == [True]
