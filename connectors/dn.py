@@ -54,7 +54,7 @@ def split(dn: str) -> tuple[str, str]:
     return dn[:end], parent
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _fold_parent(dn: str) -> str:
     folded = []
     while dn:

@@ -177,7 +177,7 @@ class _Shape(NamedTuple):
     unique_member: str | None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _shape(names: tuple[str, ...]) -> _Shape:
     spelt = {name.lower(): name for name in names}
     return _Shape(
@@ -220,8 +220,7 @@ def _record(entry: ldif.Entry, base: str) -> Record | Gone:
     for name in shape.excluded:
         del attributes[name]
     control = _number(attributes, shape.control)
-    classes = tuple(attributes[shape.classes]) if shape.classes else ()
-    kind, unique = _kind(classes, shape.uid is not None)
+    kind, unique = _kind(attributes[shape.classes] if shape.classes else [], shape.uid is not None)
     if control & _TRUST:
         kind = "other"
     members: tuple[Ref, ...] | None = None
@@ -231,8 +230,8 @@ def _record(entry: ldif.Entry, base: str) -> Record | Gone:
     identifier = sid(_bytes(attributes[shape.sid][0])) if shape.sid else None
     primary = None
     if kind == "user" and identifier and shape.primary_group:
-        raw = str(attributes[shape.primary_group][0])
-        primary = Ref(f"sid:{identifier.rpartition('-')[0]}-{raw}", raw)
+        relative = _number(attributes, shape.primary_group)
+        primary = Ref(f"sid:{identifier.rpartition('-')[0]}-{relative}", str(attributes[shape.primary_group][0]))
     return Record(
         key=key,
         kind=kind,
@@ -259,15 +258,14 @@ def _key(attributes: dict[str, Values], shape: _Shape) -> str:
     raise Unfit("no_key", "The entry has neither objectGUID nor entryUUID.")
 
 
-@lru_cache(maxsize=1024)
-def _kind(classes: tuple[str | bytes, ...], has_uid: bool) -> tuple[Kind, bool]:
+def _kind(classes: Values, has_uid: bool) -> tuple[Kind, bool]:
     """What the entry is to us, and whether its members are in `uniqueMember`."""
     known = {value.lower() for value in classes if isinstance(value, str)}
-    if known & _NO_PEOPLE:
+    if not known.isdisjoint(_NO_PEOPLE):
         return "other", False
-    if known & _PEOPLE or (has_uid and "person" in known):
+    if not known.isdisjoint(_PEOPLE) or (has_uid and "person" in known):
         return "user", False
-    if known & _GROUPS:
+    if not known.isdisjoint(_GROUPS):
         return "group", "groupofuniquenames" in known
     return ("unit" if "organizationalunit" in known else "other"), False
 

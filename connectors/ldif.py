@@ -20,15 +20,17 @@ from connectors.port import Attributes, Misconfigured, Refused
 LARGEST = 16 * 1024 * 1024
 """Bytes of one entry as written; a larger one is passed over without being held in memory."""
 
+MOST_ATTRIBUTES = 1000
+
 Values = list[str | bytes]
 
 _CHUNK = 1024 * 1024
 _WIDTH = 76
 _SEPARATOR = re.compile(rb"\n\r?\n")
-_NAME = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]*|[0-9]+(?:\.[0-9]+)*)(?:;[A-Za-z0-9=*_-]+)*").fullmatch
+_NAME = re.compile(r"(?=.{1,128}$)(?:[A-Za-z][A-Za-z0-9_-]*|[0-9]+(?:\.[0-9]+)*)(?:;[A-Za-z0-9=*_-]+)*").fullmatch
 _SAFE = re.compile(r"(?![ :<])[ -~]*(?<! )").fullmatch
 """Stricter than RFC 2849: control characters are base64 too, since some readers break lines at them."""
-_COUNT = re.compile(rb"^# numEntries: ([0-9]+)\r?$", re.MULTILINE).findall
+_COUNT = re.compile(rb"^# numEntries: ([0-9]{1,18})\r?$", re.MULTILINE).findall
 _COMMENTED = re.compile(rb"^# (?:extended LDIF|LDAPv3)\r?$", re.MULTILINE).search
 _TRAILER = (b"search: ", b"result: ")
 _COOKIE = re.compile(rb"(?:# )?pagedresults:(?: estimate=[0-9]+)? cookie=(.*)").fullmatch
@@ -328,9 +330,11 @@ def _collected(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, Values]:
     return values
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _distinct(names: tuple[str, ...]) -> bool:
     """Whether no two names differ in case alone. Entries share few combinations of names, hence the cache."""
+    if len(names) > MOST_ATTRIBUTES:
+        raise Unfit("too_large", f"The entry has more than {MOST_ATTRIBUTES} attributes.")
     for name in names:
         if not _NAME(name) or name.lower() == "dn":
             raise Unfit("bad_line", "A line of the entry does not begin with the name of an attribute.")

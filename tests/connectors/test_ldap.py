@@ -196,6 +196,7 @@ def test_a_tombstone_is_an_explicit_deletion(export: Path) -> None:
         ({"objectSid": [b"\x01\x05short"]}, "bad_value"),
         ({"userAccountControl": ["many"]}, "bad_value"),
         ({"userAccountControl": [b"\xff"]}, "bad_value"),
+        ({"objectClass": ["user"], "objectSid": [SID], "primaryGroupID": [b"\xff"]}, "bad_value"),
         ({"objectClass": ["group"], "member": [b"\xff"]}, "bad_dn"),
         ({"objectClass": ["user"], "manager": [b"\xff"]}, "bad_dn"),
         ({"member;range=0-1": ["a", "b"]}, "partial_values"),

@@ -124,6 +124,8 @@ def test_an_addition_as_ldifde_writes_it_is_an_entry() -> None:
         ("dn:: /w==\ncn: a\n\n", "bad_dn"),
         ("dn: DC=x\nno colon\n\n", "bad_line"),
         ("dn: DC=x\n: a\n\n", "bad_line"),
+        (f"dn: DC=x\n{'n' * 129}: a\n\n", "bad_line"),
+        ("dn: DC=x\n" + "".join(f"a{i}: v\n" for i in range(1001)) + "\n", "too_large"),
         ("dn: DC=x\nü: a\n\n", "bad_line"),
         ("dn: DC=x\ndn: DC=y\n\n", "bad_line"),
         (b"dn: DC=x\n\xff: a\n\n", "bad_line"),
