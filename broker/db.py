@@ -141,6 +141,12 @@ def hot(statement: LiteralString, parameters: Mapping[str, Any] | Sequence[Any] 
         return connection.exec_driver_sql(statement, cast(Any, parameters)).all()
 
 
+def refresh_statistics() -> None:
+    """Tell the planner how large the directory has become. After a large import, not per page: it reads samples of
+    tables."""
+    hot("SELECT scaikey_refresh_statistics()")
+
+
 IN_TENANT: LiteralString = (
     "WITH scope AS MATERIALIZED (SELECT set_config('scaikey.tenant', %(tenant)s, true) AS tenant) "
 )

@@ -85,6 +85,7 @@ class Link(NamedTuple):
     gone: bool
     skipped: str | None
     ref: str
+    seen_run: int
 
 
 @dataclass(slots=True)
@@ -109,22 +110,30 @@ class Item:
         return self.record.active and (until is None or until > rows.now())
 
 
+# Each key is looked up by itself (LATERAL … OFFSET 0): `key = ANY(…)` leaves the planner free to walk all links of the
+# provider for every page whenever it thinks that a tenant is small.
 _LINKS = sa.text("""
-    SELECT no, key, digest, quiet_digest, resource_id, kind, active, gone_at IS NOT NULL, skipped, ref
-    FROM links WHERE tenant_id = :tenant AND provider_id = :via AND key = ANY(:keys)
+    SELECT l.* FROM unnest(CAST(:keys AS text[])) AS k(key) CROSS JOIN LATERAL (
+        SELECT no, key, digest, quiet_digest, resource_id, kind, active, gone_at IS NOT NULL, skipped, ref, seen_run
+        FROM links WHERE tenant_id = :tenant AND provider_id = :via AND key = k.key OFFSET 0) l
 """)
 _SEEN = sa.text("""
-    UPDATE links SET seen_run = :run WHERE tenant_id = :tenant AND provider_id = :via AND key = ANY(:keys)
-      AND seen_run <> :run
+    UPDATE links l SET seen_run = :run FROM unnest(CAST(:nos AS bigint[])) AS u(no)
+    WHERE l.tenant_id = :tenant AND l.no = u.no
 """)
-_RECORDS = sa.text("SELECT link_no, record FROM link_records WHERE tenant_id = :tenant AND link_no = ANY(:nos)")
+_RECORDS = sa.text("""
+    SELECT r.* FROM unnest(CAST(:nos AS bigint[])) AS u(no) CROSS JOIN LATERAL (
+        SELECT link_no, record FROM link_records WHERE tenant_id = :tenant AND link_no = u.no OFFSET 0) r
+""")
 _REFS = sa.text("""
-    SELECT ref, resource_id, kind FROM links WHERE tenant_id = :tenant AND provider_id = :via AND ref = ANY(:refs)
-      AND resource_id IS NOT NULL AND gone_at IS NULL
+    SELECT l.* FROM unnest(CAST(:refs AS text[])) AS u(ref) CROSS JOIN LATERAL (
+        SELECT ref, resource_id, kind FROM links WHERE tenant_id = :tenant AND provider_id = :via AND ref = u.ref
+          AND resource_id IS NOT NULL AND gone_at IS NULL OFFSET 0) l
 """)
 _NAMES = sa.text("""
-    SELECT name_key, id FROM resources
-    WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL AND name_key = ANY(:keys)
+    SELECT r.* FROM unnest(CAST(:keys AS text[])) AS k(key) CROSS JOIN LATERAL (
+        SELECT name_key, id FROM resources
+        WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL AND name_key = k.key OFFSET 0) r
 """)
 _LINK = sa.text("""
     INSERT INTO links AS l (tenant_id, provider_id, key, resource_id, kind, name, ref, alias, primary_ref, active,
@@ -158,14 +167,18 @@ _QUIET = sa.text("""
 """)
 _UNHOLD = sa.text("""
     DELETE FROM held_removals h USING links l
-    WHERE h.tenant_id = :tenant AND h.provider_id = :via AND l.tenant_id = :tenant AND l.no = h.link_no
-      AND l.key = ANY(:keys) AND (h.action = 'remove' OR (h.action = 'disable' AND l.active))
+    WHERE h.tenant_id = :tenant AND h.provider_id = :via AND h.link_no = ANY(:nos)
+      AND l.tenant_id = :tenant AND l.no = h.link_no AND (h.action = 'remove' OR (h.action = 'disable' AND l.active))
 """)
+_ANY_HELD = sa.text("SELECT 1 FROM held_removals WHERE tenant_id = :tenant AND provider_id = :via LIMIT 1")
 _WAITING = sa.text("""
-    SELECT r.id, r.type, r.manager_ref, r.parent_ref FROM resources r
-    WHERE r.tenant_id = :tenant AND r.removed_at IS NULL
-      AND ((r.manager_id IS NULL AND r.manager_ref = ANY(:refs)) OR (r.parent_id IS NULL AND r.parent_ref = ANY(:refs)))
-      AND EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = :tenant AND l.resource_id = r.id AND l.provider_id = :via)
+    SELECT r.id, r.type, r.manager_ref, r.parent_ref FROM unnest(CAST(:refs AS text[])) AS u(ref) CROSS JOIN LATERAL (
+        SELECT id, type, manager_ref, parent_ref FROM resources
+        WHERE tenant_id = :tenant AND removed_at IS NULL AND manager_id IS NULL AND manager_ref = u.ref
+        UNION
+        SELECT id, type, manager_ref, parent_ref FROM resources
+        WHERE tenant_id = :tenant AND removed_at IS NULL AND parent_id IS NULL AND parent_ref = u.ref OFFSET 0) r
+    WHERE EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = :tenant AND l.resource_id = r.id AND l.provider_id = :via)
 """)
 _REFER = sa.text("""
     UPDATE resources r SET manager_id = coalesce(u.manager, r.manager_id), parent_id = coalesce(u.parent, r.parent_id)
@@ -232,7 +245,7 @@ class PageOfChanges:
         links = self._links(records)
         items: list[Item] = []
         quiet: list[tuple[int, Encoded]] = []
-        seen: list[str] = []
+        seen: list[Link] = []
         for key, record_ in records.items():
             if len(key) > rows.LONGEST_NAME or "\x00" in key or "\x00" in record_.name:
                 self._skip(record_, "unfit_key", "Its immutable id or name cannot be stored.")
@@ -240,16 +253,16 @@ class PageOfChanges:
             encoded = mapping.encode_record(record_, self.via.mapping.digest)
             link = links.get(key)
             if link and link.digest == encoded.digest and not link.gone and link.skipped is None:
-                seen.append(key)
+                seen.append(link)
                 self.outcome.count(link.kind, "unchanged")
                 if link.quiet_digest != encoded.quiet_digest:
                     quiet.append((link.no, encoded))
             else:
                 items.append(Item(record_, encoded, link))
-        where = {"tenant": self.tenant, "via": self.via.id}
-        if seen:
-            self.session.execute(_SEEN, {**where, "run": self.run_no, "keys": seen})
-            self.session.execute(_UNHOLD, {**where, "keys": seen})
+        stale = [link.no for link in seen if link.seen_run != self.run_no]
+        if stale:
+            self.session.execute(_SEEN, {"tenant": self.tenant, "run": self.run_no, "nos": stale})
+        self._unhold([link.no for link in seen])
         if quiet:
             self.session.execute(
                 _QUIET,
@@ -261,6 +274,12 @@ class PageOfChanges:
                 },
             )
         return items
+
+    def _unhold(self, numbers: Sequence[int]) -> None:
+        """What was seen again is no longer absent, and who is enabled again no longer to be disabled."""
+        where = {"tenant": self.tenant, "via": self.via.id}
+        if numbers and self.session.execute(_ANY_HELD, where).first() is not None:
+            self.session.execute(_UNHOLD, {**where, "nos": list(numbers)})
 
     def _decide(self, items: Sequence[Item]) -> None:
         """Give each record its row, or the reason why it has none."""
@@ -387,8 +406,16 @@ class PageOfChanges:
         self._members(items, wanted)
         arrivals = [item for item in items if item.row and not item.skipped and _newly_here(item)]
         members.arrived(self.tenant, self.via.id, [item.record.key for item in arrivals], self.tally)
-        users = [item.record.key for item in items if item.row and not item.skipped and item.record.kind == "user"]
-        groups = [item.record.key for item in arrivals if item.record.kind == "group" and item.record.alias]
+        users = {
+            item.row.id: item.record.primary_group.key if item.record.primary_group else None
+            for item in items
+            if item.row and not item.skipped and item.record.kind == "user"
+        }
+        groups = {
+            item.row.id: item.record.alias
+            for item in arrivals
+            if item.row and item.record.kind == "group" and item.record.alias
+        }
         members.follow_primary(self.tenant, self.via.id, users, groups, self.tally)
         self._awaited(arrivals)
 
@@ -445,7 +472,7 @@ class PageOfChanges:
                 "records": [item.encoded.stored for item in items],
             },
         )
-        self.session.execute(_UNHOLD, {**where, "keys": columns["keys"]})
+        self._unhold(list(numbers.values()))
         self._numbers = numbers
 
     def _members(self, items: Sequence[Item], wanted: dict[str, tuple[Ref, ...]]) -> None:

@@ -140,23 +140,36 @@ _ARRIVED = sa.text("""
     RETURNING m.group_id
 """)
 _LEAVE_PRIMARY = sa.text("""
-    DELETE FROM memberships m USING links l
-    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.key = ANY(:keys) AND l.resource_id IS NOT NULL
-      AND m.tenant_id = :tenant AND m.member_id = l.resource_id AND m.kind = 'primary' AND m.via = :via
+    WITH u AS MATERIALIZED (
+        SELECT * FROM unnest(CAST(:users AS text[]), CAST(:refs AS text[])) AS u(user_id, ref)),
+    mine AS MATERIALIZED (
+        SELECT m.no, m.group_id, u.ref FROM u JOIN memberships m
+          ON m.tenant_id = :tenant AND m.member_id = u.user_id AND m.kind = 'primary' AND m.via = :via)
+    DELETE FROM memberships m USING mine
+    WHERE m.tenant_id = :tenant AND m.no = mine.no
       AND NOT EXISTS (SELECT 1 FROM links g WHERE g.tenant_id = :tenant AND g.provider_id = :via
-                      AND g.alias = l.primary_ref AND g.resource_id = m.group_id)
+                      AND g.alias = mine.ref AND g.resource_id = mine.group_id)
     RETURNING m.group_id
 """)
-_JOIN_PRIMARY = """
+_JOIN_PRIMARY_USERS = sa.text("""
+    WITH g AS MATERIALIZED (
+        SELECT alias, resource_id FROM links WHERE tenant_id = :tenant AND provider_id = :via
+          AND alias = ANY(:distinct) AND kind = 'group' AND resource_id IS NOT NULL AND gone_at IS NULL)
     INSERT INTO memberships (tenant_id, group_id, member_id, member_key, via, kind)
-    SELECT :tenant, g.resource_id, l.resource_id, l.resource_id, :via, 'primary'
-    FROM links l JOIN links g ON g.tenant_id = :tenant AND g.provider_id = :via AND g.alias = l.primary_ref
-    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.kind = 'user' AND g.kind = 'group'
-      AND l.resource_id IS NOT NULL AND g.resource_id IS NOT NULL AND l.gone_at IS NULL AND g.gone_at IS NULL
-      AND {which} ON CONFLICT DO NOTHING RETURNING group_id
-"""
-_JOIN_PRIMARY_USERS = sa.text(_JOIN_PRIMARY.format(which="l.key = ANY(:keys)"))
-_JOIN_PRIMARY_GROUPS = sa.text(_JOIN_PRIMARY.format(which="g.key = ANY(:keys)"))
+    SELECT :tenant, g.resource_id, u.user_id, u.user_id, :via, 'primary'
+    FROM unnest(CAST(:users AS text[]), CAST(:refs AS text[])) AS u(user_id, ref) JOIN g ON g.alias = u.ref
+    ON CONFLICT DO NOTHING RETURNING group_id
+""")
+_JOIN_PRIMARY_GROUPS = sa.text("""
+    INSERT INTO memberships (tenant_id, group_id, member_id, member_key, via, kind)
+    SELECT :tenant, g.group_id, l.resource_id, l.resource_id, :via, 'primary'
+    FROM unnest(CAST(:groups AS text[]), CAST(:aliases AS text[])) AS g(group_id, alias)
+    CROSS JOIN LATERAL (
+        SELECT l.resource_id FROM links l WHERE l.tenant_id = :tenant AND l.provider_id = :via
+          AND l.primary_ref = g.alias AND l.resource_id IS NOT NULL AND l.gone_at IS NULL AND l.kind = 'user'
+          AND l.skipped IS NULL OFFSET 0) l
+    ON CONFLICT DO NOTHING RETURNING group_id
+""")
 
 
 def arrived(tenant: str, via: str, keys: Sequence[str], tally: Tally) -> None:
@@ -166,15 +179,25 @@ def arrived(tenant: str, via: str, keys: Sequence[str], tally: Tally) -> None:
         tally.added.update(db.session().execute(_ARRIVED, values).scalars())
 
 
-def follow_primary(tenant: str, via: str, users: Sequence[str], groups: Sequence[str], tally: Tally) -> None:
-    """Primary groups, which no member list names: `users` and `groups` are the upstream keys that changed."""
+def follow_primary(
+    tenant: str, via: str, users: Mapping[str, str | None], groups: Mapping[str, str], tally: Tally
+) -> None:
+    """Primary groups, which no member list names.
+
+    `users`: person → alias of the primary group the record names now; `groups`: group that has just arrived → its
+    alias.
+    """
     session = db.session()
+    where = {"tenant": tenant, "via": via}
     if users:
-        values = {"tenant": tenant, "via": via, "keys": list(users)}
+        values = {**where, "users": list(users), "refs": list(users.values())}
         tally.removed.update(session.execute(_LEAVE_PRIMARY, values).scalars())
-        tally.added.update(session.execute(_JOIN_PRIMARY_USERS, values).scalars())
+        named = sorted({ref for ref in users.values() if ref is not None})
+        if named:
+            found = session.execute(_JOIN_PRIMARY_USERS, {**values, "distinct": named})
+            tally.added.update(found.scalars())
     if groups:
-        values = {"tenant": tenant, "via": via, "keys": list(groups)}
+        values = {**where, "groups": list(groups), "aliases": list(groups.values())}
         tally.added.update(session.execute(_JOIN_PRIMARY_GROUPS, values).scalars())
 
 

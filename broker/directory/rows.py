@@ -112,7 +112,10 @@ _UPDATE = sa.text(
     + ", ".join(f"{name} = u.{name}{'::jsonb' if _TYPES[name] == 'jsonb' else ''}" for name in _CHANGING)
     + f" FROM unnest({_ARRAYS}) AS u({_NAMES}) WHERE r.tenant_id = :tenant AND r.id = u.id"
 )
-_SELECT = f"SELECT {_NAMES} FROM resources"  # noqa: S608 - names of our own columns
+_SELECT = (
+    f"SELECT {', '.join(f'r.{name}' for name in _COLUMNS)} FROM resources r "  # noqa: S608 - names of our own columns
+    "JOIN unnest(CAST(:ids AS text[])) AS u(id) ON u.id = r.id WHERE r.tenant_id = :tenant"
+)
 _PARK = sa.text(
     "UPDATE resources SET name_key = chr(1) || id WHERE tenant_id = :tenant AND id = ANY(:ids) AND type = 'User'"
 )
@@ -128,11 +131,11 @@ def load(tenant: str, wanted: Sequence[str], *, lock: bool = True, removed: bool
     """Rows by id; locked against other writers unless told otherwise. Removed ones only when asked."""
     if not wanted:
         return {}
-    statement = f"{_SELECT} WHERE tenant_id = :tenant AND id = ANY(:ids)"
+    statement = _SELECT
     if not removed:
-        statement += " AND removed_at IS NULL"
+        statement += " AND r.removed_at IS NULL"
     if lock:
-        statement += " ORDER BY id FOR NO KEY UPDATE"
+        statement += " ORDER BY r.id FOR NO KEY UPDATE OF r"
     found = db.session().execute(sa.text(statement), {"tenant": tenant, "ids": list(wanted)})
     return {row[0]: Row(*row) for row in found}
 

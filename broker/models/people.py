@@ -141,7 +141,7 @@ class Membership(DirectoryOwned, Base):
         Index(
             "ix_memberships_of", "tenant_id", "member_id", "group_id", postgresql_where=text("member_id IS NOT NULL")
         ),
-        Index("ix_memberships_waiting", "tenant_id", "via", "member_key", postgresql_where=text("member_id IS NULL")),
+        Index("ix_memberships_waiting", "member_key", "tenant_id", "via", postgresql_where=text("member_id IS NULL")),
         CheckConstraint("kind IN ('member', 'primary')", "kind"),
     )
 
@@ -166,14 +166,16 @@ class Link(DirectoryOwned, Base):
         same_tenant("provider_id", "identity_providers.id"),
         same_tenant("resource_id", "resources.id"),
         UniqueConstraint("tenant_id", "no"),
-        Index("ix_links_ref", "tenant_id", "provider_id", "ref"),
-        Index("ix_links_alias", "tenant_id", "provider_id", "alias", postgresql_where=text("alias IS NOT NULL")),
+        # Led by the selective column: without statistics the planner takes any index that begins with tenant and
+        # provider, and walks the whole provider for each key.
+        Index("ix_links_ref", "ref", "tenant_id", "provider_id"),
+        Index("ix_links_alias", "alias", "tenant_id", "provider_id", postgresql_where=text("alias IS NOT NULL")),
         Index("ix_links_resource", "tenant_id", "resource_id", postgresql_where=text("resource_id IS NOT NULL")),
         Index(
             "ix_links_primary",
+            "primary_ref",
             "tenant_id",
             "provider_id",
-            "primary_ref",
             postgresql_where=text("primary_ref IS NOT NULL"),
         ),
         Index("ix_links_disabled", "tenant_id", "provider_id", postgresql_where=text("NOT active AND gone_at IS NULL")),

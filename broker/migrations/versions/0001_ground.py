@@ -52,6 +52,16 @@ def upgrade() -> None:
     )
     for deed, clause in (("INSERT", "WITH CHECK"), ("UPDATE", "USING"), ("DELETE", "USING")):
         execute(f"CREATE POLICY own_{deed.lower()} ON applications FOR {deed} {clause} (tenant_id = {TENANT})")
+    execute("CREATE STATISTICS links_of_provider (dependencies, ndistinct) ON tenant_id, provider_id FROM links")
+    execute("CREATE STATISTICS resources_of_type (dependencies, ndistinct) ON tenant_id, type FROM resources")
+    execute(
+        "CREATE FUNCTION scaikey_refresh_statistics() RETURNS void LANGUAGE sql SECURITY DEFINER "
+        "SET search_path = pg_catalog, public AS $$ "
+        "ANALYZE resources; ANALYZE resource_values; ANALYZE links; ANALYZE link_records; ANALYZE memberships; "
+        "ANALYZE deliveries; ANALYZE target_resources; ANALYZE target_members; $$"
+    )
+    execute("REVOKE ALL ON FUNCTION scaikey_refresh_statistics() FROM PUBLIC")
+    execute("GRANT EXECUTE ON FUNCTION scaikey_refresh_statistics() TO scaikey_app")
     finder(
         "scaikey_find_token(wanted bytea)",
         "TABLE (tenant_id text, id text, kind text)",
