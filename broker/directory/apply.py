@@ -121,6 +121,11 @@ _SEEN = sa.text("""
     UPDATE links l SET seen_run = :run FROM unnest(CAST(:nos AS bigint[])) AS u(no)
     WHERE l.tenant_id = :tenant AND l.no = u.no
 """)
+_THERE = sa.text("""
+    UPDATE links l SET seen_run = :run FROM unnest(CAST(:refs AS text[])) AS u(ref)
+    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.ref = u.ref AND l.gone_at IS NULL
+""")
+"""An entry that is there but cannot be read is not absent."""
 _RECORDS = sa.text("""
     SELECT r.* FROM unnest(CAST(:nos AS bigint[])) AS u(no) CROSS JOIN LATERAL (
         SELECT link_no, record FROM link_records WHERE tenant_id = :tenant AND link_no = u.no OFFSET 0) r
@@ -213,6 +218,7 @@ class PageOfChanges:
         records: dict[str, Record] = {}
         deltas: list[Members] = []
         gone: list[Gone] = []
+        unreadable: list[str] = []
         for change in changes:
             self.outcome.read += 1
             if isinstance(change, Record):
@@ -221,10 +227,16 @@ class PageOfChanges:
                 records[change.key] = change
             elif isinstance(change, Unreadable):
                 self.outcome.skips.append(Skip(change.position, change.name, change.reason, change.detail))
+                if change.ref is not None:
+                    unreadable.append(ref_key(change.ref))
             elif isinstance(change, Members):
                 deltas.append(change)
             else:
                 gone.append(change)
+        if unreadable:
+            self.session.execute(
+                _THERE, {"tenant": self.tenant, "via": self.via.id, "run": self.run_no, "refs": unreadable}
+            )
         items = self._classified(records)
         self._decide(items)
         self._write(items)
