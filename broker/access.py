@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from . import credentials
 from .context import ANONYMOUS, Actor, Grant, Scope, current_actor
-from .db import current_scope, db, hot, unit
+from .db import current_scope, current_tenant, db, hot, unit
+from .directory.reach import groups_above
 from .errors import AuthenticationRequired, Forbidden, NotFound, TokenExpired
-from .models import Application, Partner, Resource, Tenant, TenantOwned
+from .models import Application, Partner, Resource, RoleAssignment, Tenant, TenantOwned
 from .policy import RULES, Action, Where, authorize, permits
 
 Row = TypeVar("Row")
@@ -136,6 +137,16 @@ def _grants(row: Any) -> frozenset[Grant]:
     }
     reach = {"super_admin": None, "partner_admin": row.partner_id, "tenant_admin": row.tenant}
     return frozenset(Grant(role, scope) for role, scope in row.held if home[role] and reach[role] == scope)
+
+
+def grants_of(principal_id: str) -> frozenset[Grant]:
+    """The roles a principal of the open tenant holds, directly and through nested groups."""
+    tenant_id = current_tenant()
+    above = groups_above(tenant_id, [principal_id])
+    held = sa.select(RoleAssignment.role, RoleAssignment.scope_id).where(
+        sa.or_(RoleAssignment.principal_id == principal_id, RoleAssignment.principal_id.in_(sa.select(above.c.id)))
+    )
+    return frozenset(Grant(role, scope_id) for role, scope_id in db.session().execute(held))  # type: ignore[arg-type]
 
 
 def own_scope(actor: Actor) -> Scope:

@@ -23,6 +23,7 @@ class Action(StrEnum):
     WHOAMI = "self.read"
     OWN_TOKEN_READ = "own_token.read"
     OWN_TOKEN_WRITE = "own_token.write"
+    TOKEN_FOR_OTHERS_READ = "token_for_others.read"
     TOKEN_FOR_OTHERS_WRITE = "token_for_others.write"
 
     PARTNER_READ = "partner.read"
@@ -127,8 +128,9 @@ ABOVE = (super_admin,)
 RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.NOTHING_SECRET: (anybody,),
     Action.WHOAMI: (belongs,),
-    Action.OWN_TOKEN_READ: (belongs,),
-    Action.OWN_TOKEN_WRITE: (belongs,),
+    Action.OWN_TOKEN_READ: (belongs, *TENANT),
+    Action.OWN_TOKEN_WRITE: (belongs, *TENANT),
+    Action.TOKEN_FOR_OTHERS_READ: TENANT,
     Action.TOKEN_FOR_OTHERS_WRITE: TENANT,
     Action.PARTNER_READ: PARTNER,
     Action.PARTNER_WRITE: ABOVE,

@@ -1,0 +1,41 @@
+"""The admin API (`/api/v1`): one module per resource, each registering its routes at the door.
+
+People, groups and units have one public shape, SCIM, and are not here.
+"""
+
+from broker.api import (
+    applications,
+    documents,
+    domains,
+    events,
+    identity_providers,
+    later,
+    partners,
+    personal_access_tokens,
+    role_assignments,
+    scim_targets,
+    scim_tokens,
+    settings,
+    sync_runs,
+    tenants,
+)
+from broker.api.door import api, render
+
+__all__ = [
+    "api",
+    "applications",
+    "documents",
+    "domains",
+    "events",
+    "identity_providers",
+    "later",
+    "partners",
+    "personal_access_tokens",
+    "render",
+    "role_assignments",
+    "scim_targets",
+    "scim_tokens",
+    "settings",
+    "sync_runs",
+    "tenants",
+]

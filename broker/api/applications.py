@@ -1,0 +1,273 @@
+"""`/applications`, with the tenants that may use each and the people and groups assigned."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from flask import Response
+from marshmallow import RAISE, Schema, validate
+
+from broker import access
+from broker.api.door import api, body, check_if_match, created, json, listed, nothing, show
+from broker.api.shapes import NAME, Instant, Shape, auto_field, fields, one_of, take, take_changes
+from broker.context import Scope
+from broker.db import current_tenant, db
+from broker.doors import About, scope
+from broker.errors import Forbidden, NotFound
+from broker.models import Application, ApplicationAccess, Assignment
+from broker.policy import Action
+from broker.registry import applications as registry
+
+
+class ApplicationShape(Shape):
+    FIXED = frozenset({"scope"})
+    LATER = frozenset(
+        {"client_secret", "redirect_uris", "post_logout_redirect_uris", "backchannel_logout_uri", "grant_types"}
+        | {"token_endpoint_auth_method", "jwks", "jwks_uri", "access_token_signed_response_alg", "third_party"}
+        | {"id_token_signed_response_alg", "allowed_audiences", "scopes", "access_token_lifetime"}
+        | {"authorization_code_lifetime"}
+    )
+
+    class Meta(Shape.Meta):
+        model = Application
+
+    id = auto_field(dump_only=True)
+    tenant_id = auto_field(dump_only=True)
+    name = auto_field(validate=NAME)
+    type = auto_field(validate=one_of("web", "spa", "native", "service", "mcp"))
+    scope = auto_field(validate=one_of("TENANT", "PARTNER", "GLOBAL"))
+    client_id = auto_field(dump_only=True)
+    enabled = auto_field()
+    assignment_required = auto_field()
+    audience = auto_field(validate=NAME)
+    launch_url = auto_field()
+    icon_url = auto_field()
+    created_at = auto_field(dump_only=True)
+    updated_at = auto_field(dump_only=True)
+
+
+class AccessShape(Schema):
+    class Meta:
+        unknown = RAISE
+
+    tenant_id = fields.String(required=True)
+    created_at = Instant(dump_only=True)
+
+
+class AssignmentShape(Shape):
+    FIXED = frozenset({"principal_id"})
+
+    class Meta(Shape.Meta):
+        model = Assignment
+
+    id = auto_field(dump_only=True)
+    application_id = auto_field(dump_only=True)
+    principal_id = auto_field()
+    roles = fields.List(fields.String(), validate=validate.Length(max=50))
+    created_at = auto_field(dump_only=True)
+    updated_at = auto_field(dump_only=True)
+
+
+@api.route(
+    "/applications",
+    action=Action.APPLICATION_READ,
+    about=About(
+        gives=ApplicationShape,
+        listed=True,
+        query={"client_id": "Only the application of this client id.", "scope": "Only applications of this scope."},
+    ),
+)
+def list_applications() -> Response:
+    """The applications the tenant may use, its own and those shared with it."""
+    return listed(
+        sa.select(Application),
+        ApplicationShape,
+        [Application.id],
+        filters={
+            "client_id": lambda client_id: Application.client_id == client_id,
+            "scope": lambda name: Application.scope == name,
+        },
+    )
+
+
+@api.route(
+    "/applications",
+    methods=["POST"],
+    action=Action.APPLICATION_WRITE,
+    about=About(takes=ApplicationShape, gives=ApplicationShape, status=201),
+)
+def create_application() -> Response:
+    """Register an application.
+
+    PARTNER ones are registered in the partner's home tenant, GLOBAL ones in the platform tenant.
+    """
+    application = registry.create(take(ApplicationShape, body()))
+    return created(ApplicationShape, application, f"/applications/{application.id}")
+
+
+@api.route("/applications/<application_id>", action=Action.APPLICATION_READ, about=About(gives=ApplicationShape))
+def read_application(application_id: str) -> Response:
+    """One application."""
+    return show(ApplicationShape, access.fetch(Application, application_id, to=Action.APPLICATION_READ))
+
+
+@api.route(
+    "/applications/<application_id>",
+    methods=["PATCH"],
+    action=Action.APPLICATION_WRITE,
+    about=About(takes=ApplicationShape, gives=ApplicationShape),
+)
+def change_application(application_id: str) -> Response:
+    """Change an application in the tenant that keeps it."""
+    application = access.fetch(Application, application_id, to=Action.APPLICATION_WRITE)
+    # Taken only now: the lock would be refused for an application of another tenant.
+    db.session().refresh(application, with_for_update=True)
+    check_if_match(ApplicationShape, application)
+    registry.update(application, take_changes(ApplicationShape, application, body()))
+    return show(ApplicationShape, application)
+
+
+@api.route(
+    "/applications/<application_id>",
+    methods=["DELETE"],
+    action=Action.APPLICATION_WRITE,
+    spanning=True,
+    about=About(status=204),
+)
+def remove_application(application_id: str) -> Response:
+    """Delete an application for every tenant. Its SCIM targets have to be removed first."""
+    application = _kept_here(application_id, scope(), Action.APPLICATION_WRITE)
+    check_if_match(ApplicationShape, application)
+    registry.remove(application)
+    return nothing()
+
+
+@api.route(
+    "/applications/<application_id>/access",
+    action=Action.APPLICATION_READ,
+    about=About(gives=AccessShape, listed=True),
+    spanning=True,
+)
+def list_access(application_id: str) -> Response:
+    """The tenants that may use an application; in a tenant that does not keep it, that tenant alone."""
+    here = scope()
+    statement = sa.select(ApplicationAccess).where(ApplicationAccess.application_id == application_id)
+    own = db.session().get(ApplicationAccess, (here.tenant_id, application_id))
+    if own is None:
+        raise NotFound
+    if own.owner_tenant_id != here.tenant_id:
+        statement = statement.where(ApplicationAccess.tenant_id == here.tenant_id)
+    return listed(statement, AccessShape, [ApplicationAccess.tenant_id])
+
+
+@api.route(
+    "/applications/<application_id>/access",
+    methods=["POST"],
+    action=Action.APPLICATION_SHARE,
+    spanning=True,
+    about=About(takes=AccessShape, gives=AccessShape, status=201),
+)
+def share_application(application_id: str) -> Response:
+    """Let another tenant use a PARTNER or GLOBAL application."""
+    application = _kept_here(application_id, scope(), Action.APPLICATION_SHARE)
+    shared = registry.share(application, take(AccessShape, body())["tenant_id"])
+    return json(AccessShape().dump(shared), 201)
+
+
+@api.route(
+    "/applications/<application_id>/access/<other_tenant_id>",
+    methods=["DELETE"],
+    action=Action.APPLICATION_SHARE,
+    spanning=True,
+    about=About(status=204),
+)
+def withdraw_application(application_id: str, other_tenant_id: str) -> Response:
+    """End a tenant's access, and with it its assignments. Its SCIM targets have to be removed first."""
+    registry.withdraw(_kept_here(application_id, scope(), Action.APPLICATION_SHARE), other_tenant_id)
+    return nothing()
+
+
+def _kept_here(application_id: str, here: Scope, to: Action) -> Application:
+    """The application, which the tenant at hand must keep: these transactions span tenants, and the wall is open."""
+    session = db.session()
+    kept = sa.select(Application).where(Application.id == application_id, Application.tenant_id == here.tenant_id)
+    if session.scalar(kept.with_for_update()) is None:
+        if session.get(ApplicationAccess, (here.tenant_id, application_id)) is None:
+            raise NotFound
+        raise Forbidden("The application is kept by another tenant: act in that one")
+    return access.fetch(Application, application_id, to=to)
+
+
+@api.route(
+    "/applications/<application_id>/assignments",
+    action=Action.ASSIGNMENT_READ,
+    about=About(gives=AssignmentShape, listed=True, query={"principal_id": "Only this user or group."}),
+)
+def list_assignments(application_id: str) -> Response:
+    """The people and groups of the tenant that are assigned to an application."""
+    access.fetch(Application, application_id, to=Action.ASSIGNMENT_READ)
+    return listed(
+        sa.select(Assignment).where(Assignment.application_id == application_id),
+        AssignmentShape,
+        [Assignment.id],
+        filters={"principal_id": lambda principal_id: Assignment.principal_id == principal_id},
+    )
+
+
+@api.route(
+    "/applications/<application_id>/assignments",
+    methods=["POST"],
+    action=Action.ASSIGNMENT_WRITE,
+    about=About(takes=AssignmentShape, gives=AssignmentShape, status=201),
+)
+def create_assignment(application_id: str) -> Response:
+    """Assign a person or a group to an application."""
+    application = access.fetch(Application, application_id, to=Action.APPLICATION_READ)
+    values = take(AssignmentShape, body())
+    assignment = registry.assign_to(application, values["principal_id"], values.get("roles", []))
+    return created(AssignmentShape, assignment, f"/applications/{application_id}/assignments/{assignment.id}")
+
+
+@api.route(
+    "/applications/<application_id>/assignments/<assignment_id>",
+    action=Action.ASSIGNMENT_READ,
+    about=About(gives=AssignmentShape),
+)
+def read_assignment(application_id: str, assignment_id: str) -> Response:
+    """One assignment."""
+    return show(AssignmentShape, _assignment(application_id, assignment_id, Action.ASSIGNMENT_READ))
+
+
+@api.route(
+    "/applications/<application_id>/assignments/<assignment_id>",
+    methods=["PATCH"],
+    action=Action.ASSIGNMENT_WRITE,
+    about=About(takes=AssignmentShape, gives=AssignmentShape),
+)
+def change_assignment(application_id: str, assignment_id: str) -> Response:
+    """Change the roles of an assignment."""
+    assignment = _assignment(application_id, assignment_id, Action.ASSIGNMENT_WRITE, lock=True)
+    check_if_match(AssignmentShape, assignment)
+    changes = take_changes(AssignmentShape, assignment, body())
+    registry.change_roles(assignment, changes.get("roles", assignment.roles))
+    return show(AssignmentShape, assignment)
+
+
+@api.route(
+    "/applications/<application_id>/assignments/<assignment_id>",
+    methods=["DELETE"],
+    action=Action.ASSIGNMENT_WRITE,
+    about=About(status=204),
+)
+def remove_assignment(application_id: str, assignment_id: str) -> Response:
+    """Take a person or a group off an application."""
+    assignment = _assignment(application_id, assignment_id, Action.ASSIGNMENT_WRITE, lock=True)
+    check_if_match(AssignmentShape, assignment)
+    registry.unassign(assignment)
+    return nothing()
+
+
+def _assignment(application_id: str, assignment_id: str, to: Action, *, lock: bool = False) -> Assignment:
+    assignment = access.fetch(Assignment, assignment_id, to=to, lock=lock)
+    if assignment.application_id != application_id or assignment.tenant_id != current_tenant():
+        raise NotFound
+    return assignment

@@ -1,0 +1,183 @@
+"""`/identity-providers`: the upstreams of a tenant, their configuration, and a readable verdict on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Response
+from marshmallow import RAISE, Schema
+
+from broker import access
+from broker.api.door import api, body, check_if_match, created, json, listed, nothing, show
+from broker.api.shapes import NAME, Object, Shape, auto_field, fields, take, take_changes
+from broker.directory import mapping
+from broker.doors import About
+from broker.errors import NotAvailable
+from broker.models import IdentityProvider
+from broker.policy import Action
+from broker.registry import providers as registry
+from connectors import kinds
+from connectors.port import Misconfigured, Step
+
+
+class TransformShape(Schema):
+    class Meta:
+        unknown = RAISE
+
+    name = fields.String(required=True)
+    args = Object()
+
+
+class MappingRow(Schema):
+    """One line of an attribute mapping; the catalogue and the closed list of transforms say what is known."""
+
+    class Meta:
+        unknown = RAISE
+
+    source = fields.String(data_key="from", attribute="from", allow_none=True)
+    to = fields.String(required=True)
+    transform = fields.Nested(TransformShape)
+    authority = fields.String()
+    default = fields.Raw(allow_none=True)
+
+
+class ProviderShape(Shape):
+    FIXED = frozenset({"kind"})
+    LATER = frozenset({"domains", "sign_in", "jit", "linking", "match", "match_within", "sync"})
+
+    class Meta(Shape.Meta):
+        model = IdentityProvider
+
+    id = auto_field(dump_only=True)
+    kind = auto_field()
+    name = auto_field(validate=NAME)
+    enabled = auto_field()
+    priority = auto_field()
+    config = Object()
+    attribute_mapping = fields.List(fields.Nested(MappingRow))
+    removal_guard = Object()
+    created_at = auto_field(dump_only=True)
+    updated_at = auto_field(dump_only=True)
+
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        if attr == "config":
+            return registry.shown_config(obj)
+        return super().get_attribute(obj, attr, default)
+
+
+@api.route(
+    "/identity-providers",
+    action=Action.PROVIDER_READ,
+    about=About(gives=ProviderShape, listed=True, query={"name": "Only the provider of this name."}),
+)
+def list_providers() -> Response:
+    """The tenant's upstreams."""
+    return listed(
+        sa.select(IdentityProvider),
+        ProviderShape,
+        [IdentityProvider.id],
+        filters={"name": lambda name: IdentityProvider.name == name},
+    )
+
+
+@api.route(
+    "/identity-providers",
+    methods=["POST"],
+    action=Action.PROVIDER_WRITE,
+    about=About(takes=ProviderShape, gives=ProviderShape, status=201),
+)
+def create_provider() -> Response:
+    """Add an upstream. `kind` is `ldap`; its `config` is described in the documentation of the connector."""
+    provider = registry.create(_mapped(take(ProviderShape, body())))
+    return created(ProviderShape, provider, f"/identity-providers/{provider.id}")
+
+
+@api.route("/identity-providers/<provider_id>", action=Action.PROVIDER_READ, about=About(gives=ProviderShape))
+def read_provider(provider_id: str) -> Response:
+    """One upstream; its secrets are shown as `***`."""
+    return show(ProviderShape, access.fetch(IdentityProvider, provider_id, to=Action.PROVIDER_READ))
+
+
+@api.route(
+    "/identity-providers/<provider_id>",
+    methods=["PATCH"],
+    action=Action.PROVIDER_WRITE,
+    about=About(takes=ProviderShape, gives=ProviderShape),
+)
+def change_provider(provider_id: str) -> Response:
+    """Change an upstream. `config` is replaced as a whole; a secret sent as `***` stays what it is."""
+    provider = access.fetch(IdentityProvider, provider_id, to=Action.PROVIDER_WRITE, lock=True)
+    check_if_match(ProviderShape, provider)
+    registry.update(provider, _mapped(take_changes(ProviderShape, provider, body())))
+    return show(ProviderShape, provider)
+
+
+@api.route(
+    "/identity-providers/<provider_id>", methods=["DELETE"], action=Action.PROVIDER_WRITE, about=About(status=204)
+)
+def remove_provider(provider_id: str) -> Response:
+    """Delete an upstream from which nothing came. One that gave us people is disabled instead."""
+    provider = access.fetch(IdentityProvider, provider_id, to=Action.PROVIDER_WRITE, lock=True)
+    check_if_match(ProviderShape, provider)
+    registry.remove(provider)
+    return nothing()
+
+
+_VERDICT = {
+    "type": "object",
+    "properties": {
+        "ok": {"type": "boolean"},
+        "steps": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "ok": {"type": "boolean"},
+                    "found": {"type": "string"},
+                    "mend": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+
+@api.route(
+    "/identity-providers/<provider_id>/test",
+    methods=["POST"],
+    action=Action.PROVIDER_WRITE,
+    about=About(gives=_VERDICT),
+)
+def test_provider(provider_id: str) -> Response:
+    """Check an upstream's settings: one verdict per step, each with what to do about it."""
+    provider = access.fetch(IdentityProvider, provider_id, to=Action.PROVIDER_WRITE)
+    steps = [_settings_step(provider)]
+    shown = [{"name": step.name, "ok": step.ok, "found": step.found, "mend": step.mend} for step in steps]
+    return json({"ok": all(step.ok for step in steps), "steps": shown})
+
+
+def _settings_step(provider: IdentityProvider) -> Step:
+    try:
+        kinds.config_from(provider.kind, registry.full_config(provider))
+    except Misconfigured as error:
+        return Step("settings", False, str(error), "Correct the settings of the provider.")
+    if kinds.KINDS[provider.kind].reads_file is not None:
+        return Step("settings", True, "The settings are complete. An exported file is read by `scaikey scim import`.")
+    return Step("settings", True, "The settings are complete.")
+
+
+@api.route(
+    "/identity-providers/<provider_id>/sync", methods=["POST"], action=Action.SYNC_WRITE, about=About(announced=False)
+)
+def start_sync(provider_id: str) -> Response:
+    """Start a run."""
+    access.fetch(IdentityProvider, provider_id, to=Action.SYNC_WRITE)
+    raise NotAvailable("An exported file is read by `scaikey scim import`; this provider cannot be asked")
+
+
+def _mapped(values: dict[str, Any]) -> dict[str, Any]:
+    if "attribute_mapping" in values:
+        values["attribute_mapping"] = mapping.check_rows(values["attribute_mapping"])
+    return values

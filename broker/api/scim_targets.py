@@ -1,0 +1,209 @@
+"""`/scim-targets`: the SCIM receivers of a tenant's applications, what is owed to them and what they have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Response
+from marshmallow import RAISE, Schema
+
+from broker import access
+from broker.api.door import api, body, check_if_match, created, listed, nothing, show
+from broker.api.shapes import Object, Shape, Text, auto_field, fields, one_of, take, take_changes
+from broker.doors import About
+from broker.errors import NotAvailable
+from broker.models import Delivery, ScimTarget, TargetResource
+from broker.policy import Action
+from broker.registry import targets as registry
+
+
+class Bearer(Schema):
+    class Meta:
+        unknown = RAISE
+
+    method = fields.String(required=True, validate=one_of("bearer", "oauth2_client_credentials"))
+    token = Text(required=True, most=4_096)
+
+
+class TargetShape(Shape):
+    FIXED = frozenset({"application_id"})
+    LATER = frozenset({"mapping"})
+
+    class Meta(Shape.Meta):
+        model = ScimTarget
+
+    id = auto_field(dump_only=True)
+    application_id = auto_field()
+    base_url = auto_field()
+    auth = fields.Nested(Bearer, required=True)
+    profile = fields.String(load_only=True, allow_none=True)
+    scope = auto_field(validate=one_of("assigned", "all"))
+    deprovision = auto_field(validate=one_of("disable", "delete", "delete_after_days", "never"))
+    removal_guard = Object()
+    status = auto_field(validate=one_of("active", "paused", "quarantined"))
+    status_reason = auto_field(dump_only=True)
+    created_at = auto_field(dump_only=True)
+    updated_at = auto_field(dump_only=True)
+
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        if attr == "auth":
+            return {**obj.auth, "token": registry.HIDDEN}
+        return super().get_attribute(obj, attr, default)
+
+
+class DeliveryShape(Shape):
+    class Meta(Shape.Meta):
+        model = Delivery
+
+    resource_type = auto_field(dump_only=True)
+    resource_id = auto_field(dump_only=True)
+    task = auto_field(dump_only=True)
+    status = auto_field(dump_only=True)
+    attempts = auto_field(dump_only=True)
+    due_at = auto_field(dump_only=True)
+    problem = auto_field(dump_only=True)
+    owed_at = auto_field(dump_only=True)
+    updated_at = auto_field(dump_only=True)
+
+
+class RemoteShape(Shape):
+    class Meta(Shape.Meta):
+        model = TargetResource
+
+    resource_id = auto_field(dump_only=True)
+    resource_type = auto_field(dump_only=True)
+    remote_id = auto_field(dump_only=True)
+    state = auto_field(dump_only=True)
+    problem = auto_field(dump_only=True)
+    updated_at = auto_field(dump_only=True)
+
+
+class ResumeShape(Schema):
+    class Meta:
+        unknown = RAISE
+
+    removals = fields.String(validate=one_of("approve", "reject"))
+
+
+@api.route(
+    "/scim-targets",
+    action=Action.TARGET_READ,
+    about=About(gives=TargetShape, listed=True, query={"application_id": "Only targets of this application."}),
+)
+def list_targets() -> Response:
+    """The SCIM receivers the tenant provisions."""
+    return listed(
+        sa.select(ScimTarget),
+        TargetShape,
+        [ScimTarget.id],
+        filters={"application_id": lambda application_id: ScimTarget.application_id == application_id},
+    )
+
+
+@api.route(
+    "/scim-targets",
+    methods=["POST"],
+    action=Action.TARGET_WRITE,
+    about=About(takes=TargetShape, gives=TargetShape, status=201),
+)
+def create_target() -> Response:
+    """Provision an application: people and groups in its reach are pushed from now on."""
+    target = registry.create(_available(take(TargetShape, body())))
+    return created(TargetShape, target, f"/scim-targets/{target.id}")
+
+
+@api.route("/scim-targets/<target_id>", action=Action.TARGET_READ, about=About(gives=TargetShape))
+def read_target(target_id: str) -> Response:
+    """One target; its credential is shown as `***`."""
+    return show(TargetShape, access.fetch(ScimTarget, target_id, to=Action.TARGET_READ))
+
+
+@api.route(
+    "/scim-targets/<target_id>",
+    methods=["PATCH"],
+    action=Action.TARGET_WRITE,
+    about=About(takes=TargetShape, gives=TargetShape),
+)
+def change_target(target_id: str) -> Response:
+    """Change or pause a target. A `token` sent as `***` stays what it is."""
+    target = access.fetch(ScimTarget, target_id, to=Action.TARGET_WRITE, lock=True)
+    check_if_match(TargetShape, target)
+    registry.update(target, _available(take_changes(TargetShape, target, body())))
+    return show(TargetShape, target)
+
+
+@api.route("/scim-targets/<target_id>", methods=["DELETE"], action=Action.TARGET_WRITE, about=About(status=204))
+def remove_target(target_id: str) -> Response:
+    """Stop provisioning. What was provisioned stays at the target."""
+    target = access.fetch(ScimTarget, target_id, to=Action.TARGET_WRITE, lock=True)
+    check_if_match(TargetShape, target)
+    registry.remove(target)
+    return nothing()
+
+
+@api.route(
+    "/scim-targets/<target_id>/resume",
+    methods=["POST"],
+    action=Action.TARGET_WRITE,
+    about=About(takes=ResumeShape, gives=TargetShape),
+)
+def resume_target(target_id: str) -> Response:
+    """Leave pause or quarantine, and say what becomes of held removals."""
+    target = access.fetch(ScimTarget, target_id, to=Action.TARGET_WRITE, lock=True)
+    registry.resume(target, take(ResumeShape, body()).get("removals"))
+    return show(TargetShape, target)
+
+
+@api.route(
+    "/scim-targets/<target_id>/deliveries",
+    action=Action.TARGET_READ,
+    about=About(
+        gives=DeliveryShape,
+        listed=True,
+        query={"status": "Only `pending`, `held` or `failed` ones.", "resource_id": "Only this resource's."},
+    ),
+)
+def list_deliveries(target_id: str) -> Response:
+    """What is owed to a target and what stands in the way, per object."""
+    target = access.fetch(ScimTarget, target_id, to=Action.TARGET_READ)
+    return listed(
+        sa.select(Delivery).where(Delivery.target_id == target.id),
+        DeliveryShape,
+        [Delivery.resource_type, Delivery.resource_id, Delivery.task],
+        filters={
+            "status": lambda status: Delivery.status == status,
+            "resource_id": lambda resource_id: Delivery.resource_id == resource_id,
+        },
+    )
+
+
+@api.route(
+    "/scim-targets/<target_id>/resources",
+    action=Action.TARGET_READ,
+    about=About(
+        gives=RemoteShape,
+        listed=True,
+        query={"state": "Only resources in this state.", "resource_id": "Only this resource."},
+    ),
+)
+def list_resources(target_id: str) -> Response:
+    """What a target has of ours: remote ids, last states, last problems."""
+    target = access.fetch(ScimTarget, target_id, to=Action.TARGET_READ)
+    return listed(
+        sa.select(TargetResource).where(TargetResource.target_id == target.id),
+        RemoteShape,
+        [TargetResource.resource_id],
+        filters={
+            "state": lambda state: TargetResource.state == state,
+            "resource_id": lambda resource_id: TargetResource.resource_id == resource_id,
+        },
+    )
+
+
+def _available(values: dict[str, Any]) -> dict[str, Any]:
+    if values.pop("profile", None) not in (None, "generic"):
+        raise NotAvailable(errors={"profile": ["Available: generic."]})
+    if values.get("auth", {}).get("method") == "oauth2_client_credentials":
+        raise NotAvailable(errors={"auth.method": ["Available: bearer."]})
+    return values

@@ -1,0 +1,163 @@
+"""Assembly: `create_app` makes one Flask app of every room, or refuses to.
+
+The only file that knows them all. It connects the database, checks that the wall between tenants stands, opens
+the doors, and gives every answer its request id and its headers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import MethodNotAllowed
+from werkzeug.sansio.utils import host_is_trusted
+
+from broker import api, config, db, doors, embedded, health, logs, pages, running
+from broker.config import Config, is_loopback
+from broker.context import ANONYMOUS, acting, request_id_from
+from broker.doors import Door
+from broker.errors import BadRequest, Problem
+from scim import server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("scaikey.app")
+
+Role = Literal["web", "worker"]
+
+_TIMEOUTS = {"web": 5_000, "worker": 120_000}
+_PROBES = frozenset({"healthz", "readyz", "metrics"})
+_TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+class StartRefused(Exception):
+    """The app will not start like this; the text is one line for the operator."""
+
+
+def create_app(config: Config | None = None, *, role: Role = "web") -> Flask:
+    """The app of one process. Raises ConfigError, ServicesFailed, StartRefused."""
+    app = Flask("scaikey", static_folder=None, template_folder=str(_TEMPLATES))
+    _connect(app, config or _load(), role)
+    with app.app_context():
+        _refuse_a_broken_wall()
+        if role == "web":
+            _open_doors(app)
+    return app
+
+
+def _load() -> Config:
+    loaded = config.load()
+    logs.configure(loaded)
+    return loaded
+
+
+def _connect(app: Flask, given: Config, role: Role) -> None:
+    services = embedded.attach(given)
+    # Held as long as the app lives: our own servers stop when nobody holds them.
+    app.extensions["scaikey.services"] = services
+    configured = services.configure(given)
+    running.install(app, configured)
+    db.connect(
+        app,
+        url=services.database_url,
+        platform_url=services.platform_database_url,
+        statement_timeout_ms=_TIMEOUTS[role],
+    )
+
+
+def _refuse_a_broken_wall() -> None:
+    """Raises StartRefused when roles, migrations or the key are not what they must be."""
+    for verdict in health.preconditions():
+        if not verdict.ok:
+            raise StartRefused(f"{verdict.name}: {verdict.found}. {verdict.mend}".strip())
+
+
+def _open_doors(app: Flask) -> None:
+    app.url_map.merge_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = 2 * 1024 * 1024
+    app.config["MAX_FORM_MEMORY_SIZE"] = 64 * 1024
+    opened = (api.api, server.door(), health.door, pages.door)
+    for door in opened:
+        app.register_blueprint(door.blueprint)
+    try:
+        doors.routes(app)
+    except LookupError as error:
+        raise StartRefused(str(error)) from None
+    of_segment = {door.url_prefix.split("/")[1]: door for door in opened if door.url_prefix}
+    of_segment |= dict.fromkeys(_PROBES, health.door)
+    hosts = _hosts(running.config())
+
+    def door_here() -> Door:
+        return of_segment.get(request.path.split("/")[1], pages.door)
+
+    @app.before_request
+    def check_host() -> None:
+        # Probes come by address, and nothing they are told depends on the name they used.
+        if request.path[1:] not in _PROBES and not host_is_trusted(request.headers.get("Host"), hosts):
+            raise BadRequest("This is not a name of this service")
+
+    @app.errorhandler(Exception)
+    def refuse(error: Exception) -> Response:
+        problem = doors.problem_of(error)
+        if problem.note:
+            log.info("%s: %s (%s)", problem.code, problem.detail, problem.note)
+        response = door_here().render(problem)
+        if problem.status == 401:
+            response.headers.setdefault("WWW-Authenticate", _challenge(problem))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        if problem.retry_after is not None:
+            response.headers["Retry-After"] = str(problem.retry_after)
+        return response
+
+    @app.after_request
+    def dress(response: Response) -> Response:
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        if running.config().base_url.startswith("https://"):
+            response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+        return response
+
+    app.wsgi_app = _Numbered(app.wsgi_app)  # type: ignore[method-assign]
+
+
+def _challenge(problem: Problem) -> str:
+    """RFC 6750 section 3: no error for a request that showed nothing."""
+    if "Authorization" not in request.headers:
+        return 'Bearer realm="scaikey"'
+    return f'Bearer realm="scaikey", error="invalid_token", error_description="{problem.title}"'
+
+
+def _hosts(config: Config) -> list[str]:
+    host = urlsplit(config.base_url).hostname or ""
+    return [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else [host]
+
+
+class _Numbered:
+    """Every request has an id, taken over or made, and every answer returns it."""
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request_id = request_id_from(environ.get("HTTP_X_REQUEST_ID"))
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, ("X-Request-ID", request_id)], *rest)
+
+        with acting(ANONYMOUS, request_id), logs.bound(request_id=request_id):
+            return self._application(environ, start)

@@ -1,0 +1,213 @@
+"""Whether this installation works: `/healthz`, `/readyz`, `/metrics`, and the checks `scaikey doctor` prints.
+
+Each check asks one thing of one neighbour and says what to do when the answer is wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import orjson
+import redis
+import sqlalchemy as sa
+from flask import Response
+
+from broker import migrations, running
+from broker.db import PLATFORM_BIND, db
+from broker.doors import About, Door
+from broker.errors import NotFound, Problem
+from broker.models import Delivery, PlatformFact, SyncRun
+from broker.policy import Action
+
+KEY_FACT = "vault_key"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    name: str
+    ok: bool
+    found: str
+    mend: str = ""
+
+
+def _render(problem: Problem) -> Response:
+    return Response(orjson.dumps({"status": problem.code}), problem.status, mimetype="application/json")
+
+
+door = Door("health", url_prefix="", render=_render)
+
+
+@door.route("/healthz", action=Action.NOTHING_SECRET, context="none", about=About(announced=False))
+def alive() -> Response:
+    """The process answers."""
+    return Response(orjson.dumps({"status": "ok"}), mimetype="application/json")
+
+
+@door.route("/readyz", action=Action.NOTHING_SECRET, context="none", about=About(announced=False))
+def ready() -> Response:
+    """Database, Valkey and migrations are as they have to be. Names what is not, and no detail."""
+    checks = {verdict.name: "ok" if verdict.ok else "failed" for verdict in readiness()}
+    ok = set(checks.values()) == {"ok"}
+    body = {"status": "ready" if ok else "not ready", "checks": checks}
+    return Response(orjson.dumps(body), 200 if ok else 503, mimetype="application/json")
+
+
+@door.route("/metrics", action=Action.NOTHING_SECRET, context="none", about=About(announced=False))
+def metrics() -> Response:
+    """What is owed and what ran, in the Prometheus text format; 404 unless enabled."""
+    if not running.config().metrics_enabled:
+        raise NotFound
+    return Response(_metrics(), mimetype="text/plain; version=0.0.4")
+
+
+def readiness() -> list[Verdict]:
+    return [_ask(*check) for check in (("database", _database), ("valkey", _valkey), ("migrations", _migrations))]
+
+
+def preconditions() -> list[Verdict]:
+    """What must hold before a process may work at all: the wall between tenants, the schema, the key."""
+    return [
+        _ask("application role", _application_role),
+        _ask("platform role", _platform_role),
+        _ask("migrations", _migrations),
+        _ask("key", key_check),
+    ]
+
+
+def examination() -> list[Verdict]:
+    """Everything `scaikey doctor` looks at."""
+    checks: tuple[tuple[str, Callable[[], Verdict]], ...] = (
+        ("database", _database),
+        ("application role", _application_role),
+        ("platform role", _platform_role),
+        ("migrations", _migrations),
+        ("key", key_check),
+        ("clock", _clock),
+        ("valkey", _valkey),
+        ("providers", _providers),
+    )
+    return [_ask(*check) for check in checks]
+
+
+def _ask(name: str, check: Callable[[], Verdict]) -> Verdict:
+    try:
+        return check()
+    except (sa.exc.SQLAlchemyError, redis.RedisError, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return Verdict(name, False, lines[0], "See that it runs and that its URL is right.")
+
+
+def _database() -> Verdict:
+    with db.engine.connect() as connection:
+        number = connection.exec_driver_sql("SHOW server_version").scalar_one()
+    return Verdict("database", True, f"PostgreSQL {number}")
+
+
+def _valkey() -> Verdict:
+    client = redis.Redis.from_url(running.config().redis_url or "", socket_timeout=2, socket_connect_timeout=2)
+    try:
+        client.ping()
+    finally:
+        client.close()
+    return Verdict("valkey", True, "answers")
+
+
+def _migrations() -> Verdict:
+    with db.engine.connect() as connection:
+        found = migrations.current(connection)
+    if found == migrations.head():
+        return Verdict("migrations", True, f"at {found}")
+    return Verdict(
+        "migrations", False, f"at {found or 'nothing'}, and {migrations.head()} is needed", "scaikey migrate"
+    )
+
+
+_ROLE = """
+    SELECT r.rolname, r.rolsuper, r.rolbypassrls, EXISTS (
+        SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'public' AND pg_has_role(r.oid, c.relowner, 'MEMBER')) AS owns
+    FROM pg_roles r WHERE r.rolname = current_user
+"""
+
+
+def _application_role() -> Verdict:
+    with db.engine.connect() as connection:
+        role = connection.exec_driver_sql(_ROLE).one()
+    wrong = [
+        text
+        for bad, text in (
+            (role.rolsuper, "is a superuser"),
+            (role.rolbypassrls, "bypasses row-level security"),
+            (role.owns, "owns the tables"),
+        )
+        if bad
+    ]
+    if wrong:
+        found = f"{role.rolname} {' and '.join(wrong)}"
+        return Verdict("application role", False, found, "Give DATABASE_URL the role scaikey_app.")
+    return Verdict("application role", True, f"{role.rolname} sees only the tenant it names")
+
+
+def _platform_role() -> Verdict:
+    with db.engines[PLATFORM_BIND].connect() as connection:
+        role = connection.exec_driver_sql(_ROLE).one()
+    if role.rolsuper or role.owns or not role.rolbypassrls:
+        found = f"{role.rolname} has other rights than the platform role"
+        return Verdict("platform role", False, found, "Give SCAIKEY_PLATFORM_DATABASE_URL the role scaikey_platform.")
+    return Verdict("platform role", True, f"{role.rolname} spans tenants and owns nothing")
+
+
+def key_check() -> Verdict:
+    """Whether our key is the one this database's secrets are sealed under; the first to ask says which that is."""
+    own = running.vault().key_id
+    fact = sa.select(PlatformFact.value).where(PlatformFact.name == KEY_FACT)
+    with db.engines[PLATFORM_BIND].begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO platform_facts (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING", (KEY_FACT, own)
+        )
+        kept = connection.execute(fact).scalar_one()
+    if bytes(kept) == own:
+        return Verdict("key", True, f"the key {own.hex()} is the one secrets are sealed under")
+    found = f"secrets are sealed under the key {bytes(kept).hex()}, and ours is {own.hex()}"
+    return Verdict("key", False, found, "Set SCAIKEY_SECRET_KEY to the key this database was begun with.")
+
+
+def _clock() -> Verdict:
+    with db.engine.connect() as connection:
+        before = time.monotonic()
+        there = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        took = time.monotonic() - before
+    skew = abs((datetime.now(UTC) - there).total_seconds())
+    if skew > 5 + took:
+        return Verdict("clock", False, f"{skew:.1f} s apart from the database's", "Synchronise both clocks.")
+    return Verdict("clock", True, f"within {max(skew, 0.001):.3f} s of the database's")
+
+
+def _providers() -> Verdict:
+    with db.engines[PLATFORM_BIND].connect() as connection:
+        count, stuck = connection.exec_driver_sql(
+            "SELECT count(*), count(*) FILTER (WHERE enabled AND (SELECT r.status FROM sync_runs r "
+            "WHERE r.tenant_id = p.tenant_id AND r.provider_id = p.id ORDER BY r.no DESC LIMIT 1) = 'failed') "
+            "FROM identity_providers p"
+        ).one()
+    if stuck:
+        return Verdict("providers", False, f"the last run of {stuck} of {count} failed", "See /api/v1/sync-runs.")
+    return Verdict("providers", True, f"{count}, none with a failed last run")
+
+
+def _metrics() -> str:
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "# TYPE scaikey_build_info gauge"
+    yield f'scaikey_build_info{{version="{version("scaikey")}"}} 1'
+    with db.engines[PLATFORM_BIND].connect() as connection:
+        for name, status in (("scaikey_deliveries", Delivery.status), ("scaikey_sync_runs", SyncRun.status)):
+            yield f"# TYPE {name} gauge"
+            for value, count in connection.execute(sa.select(status, sa.func.count()).group_by(status)).tuples():
+                yield f'{name}{{status="{value}"}} {count}'

@@ -1,0 +1,127 @@
+"""Identity providers of a tenant: their checked configuration, their sealed secrets, their rank.
+
+What a kind needs to be told is its connector's `Config`; secrets among it are sealed apart and read back as `***`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from broker import ids, running
+from broker.db import db
+from broker.errors import Conflict, NotAvailable, ValidationFailed
+from broker.models import IdentityProvider
+from broker.registry.changes import assign, tell
+from broker.settings import SETTINGS
+from connectors import kinds
+from connectors.port import Misconfigured
+
+HIDDEN = "***"
+
+
+def create(values: Mapping[str, Any]) -> IdentityProvider:
+    """A provider of the open tenant. Raises NotAvailable, ValidationFailed, Conflict."""
+    session = db.session()
+    if values["kind"] not in kinds.KINDS:
+        raise NotAvailable(errors={"kind": [f"Available: {', '.join(kinds.KINDS)}."]})
+    _refuse_taken(values["name"], None)
+    rest = {name: value for name, value in values.items() if name != "config"}
+    provider = IdentityProvider(id=ids.new("idp"), **_checked(rest))
+    _configure(provider, values.get("config", {}), {})
+    session.add(provider)
+    session.flush()
+    session.refresh(provider)
+    tell("identity_provider.created", "IdentityProvider", provider.id, sorted(values))
+    return provider
+
+
+def update(provider: IdentityProvider, values: Mapping[str, Any]) -> list[str]:
+    """Change it; a `config` replaces the old one, but for secrets given back as `***`."""
+    rest = _checked({name: value for name, value in values.items() if name != "config"})
+    if "name" in rest:
+        _refuse_taken(rest["name"], provider.id)
+    changed = assign(provider, rest)
+    if "config" in values:
+        before = full_config(provider)
+        _configure(provider, values["config"], before)
+        if full_config(provider) != before:
+            changed = sorted([*changed, "config"])
+    if changed:
+        provider.version += 1
+        db.session().flush()
+        tell("identity_provider.updated", "IdentityProvider", provider.id, changed)
+    return changed
+
+
+def remove(provider: IdentityProvider) -> None:
+    """Raises Conflict while it has given us people, groups or units: their values would have no owner left."""
+    linked = db.session().execute(
+        sa.text("SELECT 1 FROM links WHERE tenant_id = :tenant AND provider_id = :provider LIMIT 1"),
+        {"tenant": provider.tenant_id, "provider": provider.id},
+    )
+    if linked.first() is not None:
+        raise Conflict("The provider still has linked records: disable it instead")
+    tell("identity_provider.removed", "IdentityProvider", provider.id, {"name": provider.name})
+    db.session().delete(provider)
+    db.session().flush()
+
+
+def full_config(provider: IdentityProvider) -> dict[str, Any]:
+    """The configuration with its secrets opened, as the connector takes it."""
+    opened = {}
+    if provider.secrets is not None:
+        opened = orjson.loads(running.vault().open(provider.secrets, **_place(provider)))
+    return {**provider.config, **opened}
+
+
+def shown_config(provider: IdentityProvider) -> dict[str, Any]:
+    """The configuration as administrators see it."""
+    secret = {setting.name for setting in kinds.describe(provider.kind) if setting.secret}
+    kept = secret if provider.secrets is not None else set()
+    return {**provider.config, **dict.fromkeys(sorted(kept & set(full_config(provider))), HIDDEN)}
+
+
+def _configure(provider: IdentityProvider, given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    settings = kinds.describe(provider.kind)
+    secret = {setting.name for setting in settings if setting.secret}
+    config = {
+        name: before[name] if name in secret and value == HIDDEN and name in before else value
+        for name, value in given.items()
+    }
+    try:
+        kinds.config_from(provider.kind, config)
+    except Misconfigured as error:
+        raise ValidationFailed(errors={"config": [str(error)]}) from None
+    secrets = {name: value for name, value in config.items() if name in secret}
+    provider.config = {name: value for name, value in config.items() if name not in secret}
+    provider.tenant_id = provider.tenant_id or db.session().info["scope"].tenant_id
+    provider.secrets = running.vault().seal(orjson.dumps(secrets), **_place(provider)) if secrets else None
+
+
+def _place(provider: IdentityProvider) -> dict[str, str]:
+    return {
+        "table": "identity_providers",
+        "column": "secrets",
+        "tenant": provider.tenant_id,
+        "row": provider.id,
+    }
+
+
+def _refuse_taken(name: str, own_id: str | None) -> None:
+    taken = sa.select(IdentityProvider.id).where(IdentityProvider.name == name)
+    if db.session().scalar(taken if own_id is None else taken.where(IdentityProvider.id != own_id)):
+        raise Conflict("The tenant has a provider of this name already")
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    guard = values.get("removal_guard")
+    if guard:
+        try:
+            SETTINGS["removal_guard"].check(guard)
+        except ValueError as error:
+            raise ValidationFailed(errors={"removal_guard": [str(error)]}) from None
+    return values

@@ -1,0 +1,118 @@
+"""SCIM targets of a tenant: where an application receives people, with what credential, and how it is spared.
+
+Writes the target's row and its sealed credential. What is owed to it, and what it has, is `scim.push`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+
+from broker import ids, running
+from broker.config import is_loopback
+from broker.db import current_tenant, db
+from broker.errors import NotAvailable, ValidationFailed
+from broker.models import ApplicationAccess, Delivery, ScimTarget
+from broker.registry.changes import assign, check_web_url, tell
+from broker.settings import SETTINGS
+
+HIDDEN = "***"
+_LATER = ("delete_after_days", "never")
+
+
+def create(values: Mapping[str, Any]) -> ScimTarget:
+    """A target of the open tenant. Raises ValidationFailed, NotAvailable."""
+    session = db.session()
+    if session.get(ApplicationAccess, (current_tenant(), values["application_id"])) is None:
+        raise ValidationFailed(errors={"application_id": ["There is no such application for this tenant."]})
+    target = ScimTarget(tenant_id=current_tenant(), id=ids.new("tgt"), **_checked(values))
+    _seal(target, values["auth"])
+    session.add(target)
+    session.flush()
+    session.refresh(target)
+    tell("scim_target.created", "ScimTarget", target.id, sorted(values))
+    return target
+
+
+def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
+    """Change it. Pausing is a change of status; leaving a pause is `resume`'s."""
+    if values.get("status", target.status) not in ("paused", target.status):
+        raise ValidationFailed(errors={"status": ["A target is set to paused here, and leaves that by resume."]})
+    changed = assign(target, _checked(values))
+    if "auth" in values and _seal(target, values["auth"]):
+        changed = sorted({*changed, "auth"})
+    if changed:
+        db.session().flush()
+        tell("scim_target.updated", "ScimTarget", target.id, changed)
+    return changed
+
+
+def remove(target: ScimTarget) -> None:
+    """Stop provisioning. The accounts at the target stay as they are. Told before the row goes, for subscribers."""
+    tell("scim_target.removed", "ScimTarget", target.id, {"application_id": target.application_id})
+    db.session().delete(target)
+    db.session().flush()
+
+
+def resume(target: ScimTarget, removals: Literal["approve", "reject"] | None) -> None:
+    """Leave pause or quarantine. Held removals are sent (`approve`), dropped (`reject`), or go on waiting (None)."""
+    session = db.session()
+    held = sa.and_(Delivery.target_id == target.id, Delivery.status == "held")
+    if removals == "reject":
+        session.execute(sa.delete(Delivery).where(held))
+    else:
+        due = held if removals == "approve" else sa.and_(Delivery.target_id == target.id, Delivery.status == "failed")
+        session.execute(
+            sa.update(Delivery)
+            .where(due)
+            .values(status="pending", attempts=0, due_at=sa.func.now(), updated_at=sa.func.now())
+        )
+    if removals == "approve":
+        target.approved_removals_until = session.scalar(sa.select(sa.func.now()))
+    target.status, target.status_reason = "active", None
+    session.flush()
+    tell("scim_target.resumed", "ScimTarget", target.id, {"removals": removals} if removals else ["status"])
+
+
+def bearer_token(target: ScimTarget) -> str:
+    """The credential to show at the target."""
+    return running.vault().open(target.secrets or b"", **_place(target)).decode()
+
+
+def _seal(target: ScimTarget, auth: Mapping[str, str]) -> bool:
+    """Keep the credential; whether it is another one than before."""
+    token = auth["token"]
+    before = bearer_token(target) if target.secrets is not None else None
+    if token == HIDDEN and before is not None:
+        return False
+    if not token.isascii() or not token.isprintable() or " " in token or token == HIDDEN:
+        raise ValidationFailed(errors={"auth": ["`token` must be printable ASCII without spaces."]})
+    target.auth = {"method": auth["method"]}
+    if token == before:
+        return False
+    target.secrets = running.vault().seal(token.encode(), **_place(target))
+    return True
+
+
+def _place(target: ScimTarget) -> dict[str, str]:
+    return {"table": "scim_targets", "column": "secrets", "tenant": target.tenant_id, "row": target.id}
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    if "base_url" in values:
+        url = values["base_url"]
+        loopback = running.config().allow_http_loopback
+        check_web_url("base_url", url, loopback=loopback)
+        parts = urlsplit(url)
+        if parts.query or parts.fragment or (parts.scheme == "http" and not is_loopback(parts.hostname or "")):
+            raise ValidationFailed(errors={"base_url": ["Must be an https URL without query (http on loopback only)."]})
+    if values.get("deprovision") in _LATER:
+        raise NotAvailable(errors={"deprovision": ["Available: disable, delete."]})
+    try:
+        SETTINGS["removal_guard"].check(values.get("removal_guard", {}))
+    except ValueError as error:
+        raise ValidationFailed(errors={"removal_guard": [str(error)]}) from None
+    return {name: value for name, value in values.items() if name != "auth"}
