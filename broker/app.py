@@ -90,7 +90,7 @@ def _open_doors(app: Flask) -> None:
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = 2 * 1024 * 1024
     app.config["MAX_FORM_MEMORY_SIZE"] = 64 * 1024
-    opened = (api.api, server.door(), health.door, pages.door)
+    opened = (api.api, server.door, health.door, pages.door)
     for door in opened:
         app.register_blueprint(door.blueprint)
     try:

@@ -18,7 +18,7 @@ from marshmallow import Schema
 from broker import running
 from broker.doors import Route, routes
 
-_VARIABLE = re.compile(r"<(?:[a-z]+:)?([a-z_]+)>")
+_VARIABLE = re.compile(r"<(?:([a-z]+)(?:\(([^)]*)\))?:)?([a-z_]+)>")
 _PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "code", "request_id"],
@@ -85,7 +85,7 @@ def _build(app: Flask) -> dict[str, Any]:
         )
     for route in routes(app):
         if route.deed.about.announced and "<chosen_tenant>" not in route.rule:
-            path = _VARIABLE.sub(r"{\1}", route.rule)
+            path = _VARIABLE.sub(r"{\3}", route.rule)
             spec.path(path=path, operations={method.lower(): _operation(route, method) for method in route.methods})
     return spec.to_dict()
 
@@ -113,8 +113,13 @@ def _operation(route: Route, method: str) -> dict[str, Any]:
 
 def _parameters(route: Route, method: str) -> list[Any]:
     parameters: list[Any] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in _VARIABLE.findall(route.rule)
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", **({"enum": choices.split(",")} if kind == "any" else {})},
+        }
+        for kind, choices, name in _VARIABLE.findall(route.rule)
     ]
     query = {**route.deed.about.query, **(_PAGING if route.deed.about.listed else {})}
     parameters += [
