@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any, LiteralString, cast
 
 import sqlalchemy as sa
@@ -145,6 +146,33 @@ def refresh_statistics() -> None:
     """Tell the planner how large the directory has become. After a large import, not per page: it reads samples of
     tables."""
     hot("SELECT scaikey_refresh_statistics()")
+
+
+def arrays(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with every list as a PostgreSQL array literal, for statements that unnest whole pages.
+
+    The driver's own list adapter looks at each element with regular expressions and took a third of an import's time.
+    Elements: str, bytes, bool, int, datetime or None.
+    """
+    return {name: _array(value) if isinstance(value, list) else value for name, value in parameters.items()}
+
+
+def _array(values: list[Any]) -> str:
+    return "{" + ",".join([_element(value) for value in values]) + "}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        if "\\" in value or '"' in value:
+            value = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{value}"'
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
+    if isinstance(value, datetime):
+        return f'"{value.isoformat()}"'
+    return str(value)
 
 
 IN_TENANT: LiteralString = (

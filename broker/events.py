@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql as pg
 
 from . import ids
 from .context import Actor, current_actor, current_request_id
-from .db import after_commit, current_scope, db
+from .db import after_commit, arrays, current_scope, db
 from .models import Delivery
 
 Owed = Callable[[sa.FromClause], sa.Select[Any]]
@@ -97,18 +97,20 @@ def record(changes: Changes, *, tenant_id: str | None = None, actor: Actor | Non
     session = db.session()
     session.execute(
         _INSERT,
-        {
-            "tenant": tenant,
-            "actor_kind": actor.kind,
-            "actor_id": actor.id,
-            "credential": actor.credential_id,
-            "request": current_request_id(),
-            "ids": ids.new_many("evt", len(changes)),
-            "names": changes.names,
-            "types": changes.types,
-            "resources": changes.ids,
-            "changed": changes.changed,
-        },
+        arrays(
+            {
+                "tenant": tenant,
+                "actor_kind": actor.kind,
+                "actor_id": actor.id,
+                "credential": actor.credential_id,
+                "request": current_request_id(),
+                "ids": ids.new_many("evt", len(changes)),
+                "names": changes.names,
+                "types": changes.types,
+                "resources": changes.ids,
+                "changed": changes.changed,
+            }
+        ),
     )
     for subscriber in _subscribers:
         wanted = [

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
 from .. import attributes as catalogue
-from ..db import db
+from ..db import arrays, db
 from ..events import Changes, record
 from . import layers, mapping, members, rows
 from .layers import Provider, Said
@@ -249,7 +249,7 @@ class PageOfChanges:
         self.outcome.skips.append(Skip(None, record.name, reason, detail))
 
     def _links(self, keys: Iterable[str]) -> dict[str, Link]:
-        found = self.session.execute(_LINKS, {"tenant": self.tenant, "via": self.via.id, "keys": list(keys)})
+        found = self.session.execute(_LINKS, arrays({"tenant": self.tenant, "via": self.via.id, "keys": list(keys)}))
         return {row[1]: Link(*row) for row in found}
 
     def _classified(self, records: dict[str, Record]) -> list[Item]:
@@ -273,17 +273,19 @@ class PageOfChanges:
                 items.append(Item(record_, encoded, link))
         stale = [link.no for link in seen if link.seen_run != self.run_no]
         if stale:
-            self.session.execute(_SEEN, {"tenant": self.tenant, "run": self.run_no, "nos": stale})
+            self.session.execute(_SEEN, arrays({"tenant": self.tenant, "run": self.run_no, "nos": stale}))
         self._unhold([link.no for link in seen])
         if quiet:
             self.session.execute(
                 _QUIET,
-                {
-                    "tenant": self.tenant,
-                    "nos": [no for no, _ in quiet],
-                    "quiets": [encoded.quiet_digest for _, encoded in quiet],
-                    "records": [encoded.stored for _, encoded in quiet],
-                },
+                arrays(
+                    {
+                        "tenant": self.tenant,
+                        "nos": [no for no, _ in quiet],
+                        "quiets": [encoded.quiet_digest for _, encoded in quiet],
+                        "records": [encoded.stored for _, encoded in quiet],
+                    }
+                ),
             )
         return items
 
@@ -338,7 +340,9 @@ class PageOfChanges:
             if item.row is not None and ref is not None
         } - here.keys()
         if wanted:
-            found = self.session.execute(_REFS, {"tenant": self.tenant, "via": self.via.id, "refs": list(wanted)})
+            found = self.session.execute(
+                _REFS, arrays({"tenant": self.tenant, "via": self.via.id, "refs": list(wanted)})
+            )
             here.update({ref: (resource, kind) for ref, resource, kind in found})
         for item in items:
             row, record_ = item.row, item.record
@@ -378,7 +382,7 @@ class PageOfChanges:
             return
         leaving = {item.row.id for item in claims if item.row is not None}
         keys = [item.row.name_key for item in claims if item.row is not None]
-        found = self.session.execute(_NAMES, {"tenant": self.tenant, "keys": keys})
+        found = self.session.execute(_NAMES, arrays({"tenant": self.tenant, "keys": keys}))
         holders = {key: id for key, id in found if id not in leaving}
         for item in sorted(claims, key=lambda item: item.fresh):
             assert item.row is not None
@@ -437,7 +441,7 @@ class PageOfChanges:
         nos = [item.link.no for item in settled if item.link]
         stored: dict[int, bytes] = {}
         if nos:
-            stored.update(self.session.execute(_RECORDS, {"tenant": self.tenant, "nos": nos}).tuples())
+            stored.update(self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos})).tuples())
         written, renamed = [], []
         for item in settled:
             row, link = item.row, item.link
@@ -475,14 +479,16 @@ class PageOfChanges:
         }
         where = {"tenant": self.tenant, "via": self.via.id}
         numbers: dict[str, int] = {}
-        numbers.update(self.session.execute(_LINK, {**where, "run": self.run_no, **columns}).tuples().all())
+        numbers.update(self.session.execute(_LINK, arrays({**where, "run": self.run_no, **columns})).tuples().all())
         self.session.execute(
             _RECORD,
-            {
-                "tenant": self.tenant,
-                "nos": [numbers[item.record.key] for item in items],
-                "records": [item.encoded.stored for item in items],
-            },
+            arrays(
+                {
+                    "tenant": self.tenant,
+                    "nos": [numbers[item.record.key] for item in items],
+                    "records": [item.encoded.stored for item in items],
+                }
+            ),
         )
         self._unhold(list(numbers.values()))
         self._numbers = numbers
@@ -507,7 +513,9 @@ class PageOfChanges:
         here = {ref_key(item.record.ref): (item.row.id, item.record.kind) for item in arrivals if item.row}
         if not here:
             return
-        found = self.session.execute(_WAITING, {"tenant": self.tenant, "via": self.via.id, "refs": list(here)}).all()
+        found = self.session.execute(
+            _WAITING, arrays({"tenant": self.tenant, "via": self.via.id, "refs": list(here)})
+        ).all()
         pointed = [
             (id, type_, _pointing(here, manager, "user"), _pointing(here, parent, "unit"))
             for id, type_, manager, parent in found
@@ -517,12 +525,14 @@ class PageOfChanges:
             return
         self.session.execute(
             _REFER,
-            {
-                "tenant": self.tenant,
-                "ids": [line[0] for line in pointed],
-                "managers": [line[2] for line in pointed],
-                "parents": [line[3] for line in pointed],
-            },
+            arrays(
+                {
+                    "tenant": self.tenant,
+                    "ids": [line[0] for line in pointed],
+                    "managers": [line[2] for line in pointed],
+                    "parents": [line[3] for line in pointed],
+                }
+            ),
         )
         shown = [line[0] for line in pointed if line[2] or line[1] == "OrganizationalUnit"]
         for start in range(0, len(shown), 1_000):

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from connectors.port import Ref
 
-from ..db import db
+from ..db import arrays, db
 from .rows import ref_key
 
 
@@ -118,16 +118,18 @@ def _run(
             ordinals.append(ordinal)
     result = db.session().execute(
         statement,
-        {
-            "tenant": tenant,
-            "via": via,
-            "groups": groups,
-            "keys": keys,
-            "raws": raws,
-            "ordinals": ordinals,
-            "all": list(wanted),
-            **more,
-        },
+        arrays(
+            {
+                "tenant": tenant,
+                "via": via,
+                "groups": groups,
+                "keys": keys,
+                "raws": raws,
+                "ordinals": ordinals,
+                "all": list(wanted),
+                **more,
+            }
+        ),
     )
     return result.all() if rows else ()
 
@@ -176,7 +178,7 @@ def arrived(tenant: str, via: str, keys: Sequence[str], tally: Tally) -> None:
     """Members that were waited for under these upstream keys are here now."""
     if keys:
         values = {"tenant": tenant, "via": via, "keys": list(keys)}
-        tally.added.update(db.session().execute(_ARRIVED, values).scalars())
+        tally.added.update(db.session().execute(_ARRIVED, arrays(values)).scalars())
 
 
 def follow_primary(
@@ -191,10 +193,10 @@ def follow_primary(
     where = {"tenant": tenant, "via": via}
     if users:
         values = {**where, "users": list(users), "refs": list(users.values())}
-        tally.removed.update(session.execute(_LEAVE_PRIMARY, values).scalars())
+        tally.removed.update(session.execute(_LEAVE_PRIMARY, arrays(values)).scalars())
         named = sorted({ref for ref in users.values() if ref is not None})
         if named:
-            found = session.execute(_JOIN_PRIMARY_USERS, {**values, "distinct": named})
+            found = session.execute(_JOIN_PRIMARY_USERS, arrays({**values, "distinct": named}))
             tally.added.update(found.scalars())
     if groups:
         values = {**where, "groups": list(groups), "aliases": list(groups.values())}
@@ -301,4 +303,4 @@ def change(tenant: str, via: str, group: str, add: Sequence[Ref], remove: Sequen
             "raws": [member.raw for member in add],
             "ordinals": list(range(last + 1, last + 1 + len(add))),
         }
-        tally.added.update(found for found, new in session.execute(_ADD, values) if new)
+        tally.added.update(found for found, new in session.execute(_ADD, arrays(values)) if new)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from .. import ids
 from ..attributes import SCAIKEY_GROUP, fold
-from ..db import db
+from ..db import arrays, db
 from . import mapping
 from .mapping import MANAGER, PARENT, Values
 
@@ -136,13 +136,13 @@ def load(tenant: str, wanted: Sequence[str], *, lock: bool = True, removed: bool
         statement += " AND r.removed_at IS NULL"
     if lock:
         statement += " ORDER BY r.id FOR NO KEY UPDATE OF r"
-    found = db.session().execute(sa.text(statement), {"tenant": tenant, "ids": list(wanted)})
+    found = db.session().execute(sa.text(statement), arrays({"tenant": tenant, "ids": list(wanted)}))
     return {row[0]: Row(*row) for row in found}
 
 
 def insert(tenant: str, rows: Sequence[Row]) -> None:
     if rows:
-        db.session().execute(_INSERT, {"tenant": tenant, **_arrays(rows)})
+        db.session().execute(_INSERT, arrays({"tenant": tenant, **_columns(rows)}))
         _write_index(tenant, rows)
 
 
@@ -153,16 +153,16 @@ def update(tenant: str, rows: Sequence[Row], *, renamed: Sequence[str] = ()) -> 
     session = db.session()
     if len(renamed) > 1:
         session.execute(_PARK, {"tenant": tenant, "ids": list(renamed)})
-    session.execute(_UPDATE, {"tenant": tenant, **_arrays(rows)})
-    session.execute(_UNINDEX, {"tenant": tenant, "ids": [row.id for row in rows]})
+    session.execute(_UPDATE, arrays({"tenant": tenant, **_columns(rows)}))
+    session.execute(_UNINDEX, arrays({"tenant": tenant, "ids": [row.id for row in rows]}))
     _write_index(tenant, rows)
 
 
-def _arrays(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    arrays: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
+def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
     for name in ("local", "pins"):
-        arrays[name] = [orjson.dumps(value).decode() if value else "{}" for value in arrays[name]]
-    return arrays
+        columns[name] = [orjson.dumps(value).decode() if value else "{}" for value in columns[name]]
+    return columns
 
 
 def _write_index(tenant: str, rows: Iterable[Row]) -> None:
@@ -178,7 +178,9 @@ def _write_index(tenant: str, rows: Iterable[Row]) -> None:
     if attributes:
         db.session().execute(
             _INDEX,
-            {"tenant": tenant, "attributes": attributes, "values": values, "resources": resources, "kinds": kinds},
+            arrays(
+                {"tenant": tenant, "attributes": attributes, "values": values, "resources": resources, "kinds": kinds}
+            ),
         )
 
 
