@@ -7,6 +7,7 @@ message, arguments, exception, stack and extra fields alike. Callers log through
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import re
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import MappingProxyType, TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 from urllib.parse import unquote, urlsplit
 
 from broker.config import Config
@@ -125,6 +126,46 @@ def configure(config: Config, stream: TextIO | None = None) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+class MergedStream:
+    """One stream for the lines of several processes: each marked with whose it is, and no secret on any."""
+
+    def __init__(self, stream: TextIO, as_json: bool) -> None:
+        self._stream = stream
+        self._as_json = as_json
+        self.closed = False
+
+    def say(self, process: str, line: str) -> None:
+        """Write one line of a process; nothing once `closed`, that is when nobody reads the stream any more."""
+        if self.closed:
+            return
+        if not self._as_json:
+            line = f"{process:<6} | {redact(line)}"
+        elif line.startswith('{"') and line.endswith("}"):
+            line = f'{{"process": {json.dumps(process)}, {line[1:]}'
+        else:  # not one of our records: a traceback of the interpreter's, another program's word
+            line = json.dumps({"process": process, "message": redact(line)}, ensure_ascii=False)
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except OSError:
+            self.closed = True
+
+    def of(self, process: str) -> TextIO:
+        """A stream whose lines are that process's."""
+        return cast(TextIO, _Voice(self, process))
+
+
+class _Voice(io.TextIOBase):
+    def __init__(self, merged: MergedStream, process: str) -> None:
+        self._merged = merged
+        self._process = process
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            self._merged.say(self._process, line)
+        return len(text)
 
 
 class _Formatter(logging.Formatter):

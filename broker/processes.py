@@ -142,6 +142,18 @@ def relatives(mark: str) -> list[psutil.Process]:
     return [process for process in found.values() if is_alive(process)]
 
 
+def session(leader: int) -> list[psutil.Process]:
+    """The living processes of a session, by the process id of whoever began it."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and is_alive(process):
+                found.append(process)
+        except OSError:
+            continue
+    return found
+
+
 def is_alive(process: psutil.Process) -> bool:
     try:
         running: bool = process.is_running() and process.status() != psutil.STATUS_ZOMBIE

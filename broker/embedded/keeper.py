@@ -222,10 +222,12 @@ def main(data_dir: str) -> None:
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]  # meant for other connections than the one that sets up the roles
     home = Home(Path(data_dir))
-    with home.lock("keeper", patience=0.0), socket.socket(fileno=os.dup(0)) as first:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    first = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    keeper = Keeper(home)
+    with home.lock("keeper", patience=0.0):
         try:
-            Keeper(home).run(first)
+            keeper.run(first)
         finally:
             home.forget_sockets()
 
