@@ -1,0 +1,213 @@
+"""The directory read for SCIM: one resource, or a page of them, as bytes.
+
+Owns the statements of the read path. Each is one round trip that names its tenant itself; memberships are read for a
+whole page at once and only when they are wanted, and totals are counted only when the page does not tell. Statements go
+to `run`: `db.hot`, or `in_unit` inside an open unit of work, which sees what the unit has written.
+"""
+
+# ruff: noqa: S608 - statements are put together from names of our own; every value is bound
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import psycopg.errors
+import sqlalchemy.exc
+
+from broker import ids
+from broker.db import IN_TENANT, db
+from broker.directory.mapping import decode_record, render_extras
+from broker.errors import BadRequest, NotFound
+
+from .columns import DOCUMENT
+from .filters import Sql
+from .resources import Projection, Row, projected
+from .schemas import RESOURCE_TYPES
+
+Run = Callable[[str, Mapping[str, Any]], Sequence[Any]]
+
+PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou"}
+MOST_MEMBERS_ANSWERED = 200
+"""A PATCH of a larger group is answered without the group."""
+
+_STAMP = """to_char(r.<column> AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+_ROW = (
+    f"r.id, r.document, r.version, {_STAMP.replace('<column>', 'created_at')} AS created, "
+    f"{_STAMP.replace('<column>', 'updated_at')} AS modified"
+)
+_LIVE_GROUP = "JOIN resources g ON g.tenant_id = m.tenant_id AND g.id = m.group_id AND g.removed_at IS NULL"
+_LISTS = {
+    "User": f"""
+        WITH RECURSIVE up(start, id, direct) AS (
+            SELECT m.member_id, m.group_id, true FROM memberships m {_LIVE_GROUP}
+            WHERE m.tenant_id = scope.tenant AND m.member_id = <start>
+            UNION
+            SELECT up.start, m.group_id, false FROM up
+            JOIN memberships m ON m.tenant_id = scope.tenant AND m.member_id = up.id {_LIVE_GROUP}
+        )
+        SELECT u.start, string_agg('{{"value":"' || g.id || '","$ref":"' || %(base)s::text || '/Groups/' || g.id
+            || '","display":' || to_json(coalesce(g.display_name, g.name))::text
+            || CASE WHEN u.direct THEN ',"type":"direct"}}' ELSE ',"type":"indirect"}}' END, ',' ORDER BY g.id)
+            AS listed
+        FROM (SELECT up.start, up.id, bool_or(up.direct) AS direct FROM up GROUP BY up.start, up.id) u
+        JOIN resources g ON g.tenant_id = scope.tenant AND g.id = u.id
+        GROUP BY u.start""",
+    "Group": """
+        SELECT m.start, string_agg('{"value":"' || x.id || '","$ref":"' || %(base)s::text
+            || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || x.id || '","type":"' || x.type
+            || '","display":' || to_json(coalesce(x.display_name, x.name))::text || '}', ',' ORDER BY x.id) AS listed
+        FROM (SELECT DISTINCT m.group_id AS start, m.member_id FROM memberships m
+              WHERE m.tenant_id = scope.tenant AND m.group_id = <start> AND m.member_id IS NOT NULL) m
+        JOIN resources x ON x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL
+        GROUP BY m.start""",
+}
+"""Of each start, the items of the attribute that is rows, as JSON text: a person's groups, a group's members."""
+
+
+def _one(resource_type: str, *, lists: bool) -> str:
+    found = (
+        f"SELECT {_ROW} FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = %(id)s "
+        f"AND r.type = '{resource_type}' AND r.removed_at IS NULL OFFSET 0"
+    )
+    if not lists:
+        return f"{IN_TENANT} SELECT r.* FROM scope, LATERAL ({found}) r"
+    listed = _LISTS[resource_type].replace("<start>", "r.id")
+    return (
+        f"{IN_TENANT} SELECT r.*, l.listed FROM scope, LATERAL ({found}) r "
+        f"LEFT JOIN LATERAL ({listed} OFFSET 0) l ON true"
+    )
+
+
+_ONE: Mapping[str, str] = {name: _one(name, lists=False) for name in RESOURCE_TYPES}
+_ONE_WITH_LIST: Mapping[str, str] = {name: _one(name, lists=True) for name in _LISTS}
+_LISTED = {
+    name: f"{IN_TENANT} SELECT l.* FROM scope, LATERAL ({text.replace('<start>', 'ANY(%(ids)s)')} OFFSET 0) l"
+    for name, text in _LISTS.items()
+}
+_MANY_MEMBERS = f"""{IN_TENANT} SELECT m.n FROM scope, LATERAL (
+    SELECT count(*) AS n FROM (
+        SELECT DISTINCT m.member_id FROM memberships m
+        WHERE m.tenant_id = scope.tenant AND m.group_id = %(id)s AND m.member_id IS NOT NULL
+        LIMIT {MOST_MEMBERS_ANSWERED + 1}) m OFFSET 0) m"""
+_RECORDS = f"""{IN_TENANT} SELECT x.* FROM scope, LATERAL (
+    SELECT r.id, r.local,
+           (SELECT array_agg(k.record ORDER BY p.priority, p.id) FROM links l
+            JOIN identity_providers p ON p.tenant_id = l.tenant_id AND p.id = l.provider_id
+            JOIN link_records k ON k.tenant_id = l.tenant_id AND k.link_no = l.no
+            WHERE l.tenant_id = scope.tenant AND l.resource_id = r.id AND l.gone_at IS NULL) AS records
+    FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = ANY(%(ids)s) OFFSET 0) x"""
+
+
+class Page(NamedTuple):
+    resources: list[bytes]
+    total: int
+
+
+def in_unit(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """Run a statement on the connection of the open unit of work."""
+    return db.session().connection().exec_driver_sql(statement, dict(parameters)).all()
+
+
+def row(run: Run, tenant: str, base: str, resource_type: str, id: str, *, lists: bool) -> Row:
+    """One live resource. Raises NotFound."""
+    if not ids.is_id(id, PREFIX[resource_type]):
+        raise NotFound
+    statement = (_ONE_WITH_LIST if lists else _ONE)[resource_type]
+    found = run(statement, {"tenant": tenant, "base": base, "id": id})
+    if not found:
+        raise NotFound
+    return Row(*found[0])
+
+
+def one(run: Run, tenant: str, base: str, wanted: Projection, id: str) -> tuple[Row, bytes]:
+    """One live resource as the client wants it. Raises NotFound."""
+    found = row(run, tenant, base, wanted.resource_type, id, lists=wanted.lists)
+    return found, _resources(run, tenant, base, wanted, [found])[0]
+
+
+def page(
+    run: Run,
+    tenant: str,
+    base: str,
+    wanted: Projection,
+    *,
+    condition: Sql | None = None,
+    order: Sql | None = None,
+    start: int = 1,
+    count: int | None = None,
+) -> Page:
+    """The resources of one type that satisfy `condition`, from the `start`th on (1 is the first), at most `count`.
+
+    Service accounts are left out unless the condition speaks of userType. Raises BadRequest with the scimType tooMany
+    when the answer takes longer than the statement timeout.
+    """
+    resource_type = wanted.resource_type
+    document = DOCUMENT if (condition and condition.reads_document) or (order and order.reads_document) else ""
+    where = f"r.tenant_id = scope.tenant AND r.type = '{resource_type}' AND r.removed_at IS NULL"
+    if resource_type == "User" and not (condition and condition.of_user_type):
+        where += " AND r.user_type IS DISTINCT FROM 'ServiceAccount'"
+    if condition is not None:
+        where += f" AND {condition.text}"
+    parameters = {
+        "tenant": tenant,
+        "base": base,
+        "count": count,
+        "skipped": min(start, 1 << 40) - 1,
+        **(condition.parameters if condition else {}),
+    }
+    found: list[Row] = []
+    if count != 0:
+        rows = _timed(
+            run,
+            f"{IN_TENANT} SELECT r.* FROM scope, LATERAL (SELECT {_ROW} FROM resources r {document} WHERE {where} "
+            f"ORDER BY {order.text if order else 'r.id'} LIMIT %(count)s::bigint OFFSET %(skipped)s) r",
+            parameters,
+        )
+        found = [Row(*each) for each in rows]
+    total = start - 1 + len(found)
+    if (not found and (count == 0 or start > 1)) or len(found) == count:
+        document = DOCUMENT if condition and condition.reads_document else ""
+        [(total,)] = _timed(
+            run,
+            f"{IN_TENANT} SELECT r.n FROM scope, LATERAL "
+            f"(SELECT count(*) AS n FROM resources r {document} WHERE {where} OFFSET 0) r",
+            parameters,
+        )
+    if found and wanted.lists:
+        listed = dict(
+            tuple(each)
+            for each in run(
+                _LISTED[resource_type], {"tenant": tenant, "base": base, "ids": [each.id for each in found]}
+            )
+        )
+        found = [each._replace(listed=listed.get(each.id)) for each in found]
+    return Page(_resources(run, tenant, base, wanted, found), total)
+
+
+def _timed(run: Run, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    try:
+        return run(statement, parameters)
+    except sqlalchemy.exc.OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.QueryCanceled):
+            raise BadRequest(
+                "The filter needs more work than one request may cause: filter by an indexed attribute",
+                scim_type="tooMany",
+            ) from None
+        raise
+
+
+def _resources(run: Run, tenant: str, base: str, wanted: Projection, rows: Sequence[Row]) -> list[bytes]:
+    if not (rows and wanted.extras):
+        return [projected(base, each, wanted) for each in rows]
+    extras = {
+        id: render_extras(wanted.resource_type, [decode_record(record) for record in records or ()], local)
+        for id, local, records in run(_RECORDS, {"tenant": tenant, "ids": [each.id for each in rows]})
+    }
+    return [projected(base, each, wanted, extras.get(each.id)) for each in rows]
+
+
+def has_many_members(run: Run, tenant: str, group_id: str) -> bool:
+    """Whether a group has more members than a PATCH is answered with."""
+    [(members,)] = run(_MANY_MEMBERS, {"tenant": tenant, "id": group_id})
+    return bool(members > MOST_MEMBERS_ANSWERED)

@@ -1,0 +1,230 @@
+"""What our SCIM resources are: models built from RFC 7643 and the attribute catalogue, and how we describe ourselves.
+
+Owns the models of the three resource types, the provider scim2-server works with, what ServiceProviderConfig announces,
+and reading a client's JSON through a model. What SCIM requires of a resource is scim2-models'; which attributes our
+extensions have is `broker.attributes.CATALOGUE`'s. The models are more lenient than the RFC's examples where a
+directory is: any text is an e-mail address or a web page. Rows and SQL are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import scim2_models as scim
+from pydantic import Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import core_schema
+
+from broker.attributes import AD_GROUP, AD_USER, CATALOGUE, SCAIKEY_GROUP, UNIT, Attribute, ResourceType
+
+from .problems import refusal
+
+RESOURCE_TYPES: tuple[ResourceType, ...] = ("User", "Group", "OrganizationalUnit")
+ENDPOINTS: Mapping[str, str] = {"User": "Users", "Group": "Groups", "OrganizationalUnit": "OrganizationalUnits"}
+TYPE_AT: Mapping[str, ResourceType] = {ENDPOINTS[name]: name for name in RESOURCE_TYPES}
+
+DEFAULT_COUNT = 100
+MAX_RESULTS = 1_000
+
+_TYPE_OF_FORM = {"integer": "integer", "boolean": "boolean", "binary": "binary", "dateTime": "dateTime"}
+
+
+class WebPage(scim.Reference[scim.External]):
+    """A reference to an external resource as people type it: `www.acme.example` is a web page in every directory."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source_type: type[Any], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls, core_schema.str_schema(), serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+class Email(scim.Email):
+    value: str | None = None
+    """An e-mail address, as the upstream or the client writes it."""
+
+
+class Manager(scim.Manager):
+    ref: scim.Reference[scim.User[Any]] | None = Field(None, serialization_alias="$ref", validation_alias="$ref")
+    """The URI of the SCIM resource representing the User's manager."""
+
+
+class EnterpriseUser(scim.EnterpriseUser):
+    """Enterprise User"""
+
+    manager: Manager | None = None
+    """The User's manager."""
+
+
+class User(scim.User[Any]):
+    """User Account"""
+
+    emails: list[Email] | None = None  # type: ignore[assignment]
+    """Email addresses for the user."""
+
+    profile_url: WebPage | None = None
+    """A URL pointing to a page representing the User's online profile."""
+
+
+class GroupMember(scim.GroupMember):
+    value: Annotated[str | None, scim.Mutability.immutable, scim.Required.true, scim.CaseExact.true] = None
+    """Identifier of the member of this Group."""
+
+    display: Annotated[str | None, scim.Mutability.read_only] = None
+    """The member's name."""
+
+
+class Group(scim.Group):
+    """Group"""
+
+    members: list[GroupMember] | None = None  # type: ignore[assignment]
+    """The members of the Group, people and nested groups."""
+
+
+def _simple(name: str, type_: str, **characteristics: Any) -> scim.Attribute:
+    given = {"multiValued": False, "caseExact": False, **characteristics}
+    return scim.Attribute.model_validate({"name": name, "type": type_, **given})
+
+
+def _described(line: Attribute, name: str) -> scim.Attribute:
+    """One line of the catalogue as a SCIM attribute definition."""
+    return _simple(
+        name,
+        _TYPE_OF_FORM.get(line.form, "string"),
+        multiValued=line.many,
+        caseExact=line.case_exact,
+        mutability="readOnly" if line.read_only else "readWrite",
+        returned="request" if line.on_request or line.quiet else "default",
+        description=f"The directory's attribute {line.ad}." if line.ad else f"{name}.",
+    )
+
+
+def _overflow() -> scim.Attribute:
+    return _simple(
+        "attributes",
+        "complex",
+        multiValued=True,
+        returned="request",
+        description="Every attribute of the directory that no other attribute carries.",
+        subAttributes=[
+            _simple("name", "string", description="The attribute's name in the directory."),
+            _simple("syntax", "string", description="The OID of its syntax."),
+            _simple("values", "string", multiValued=True, caseExact=True, description="Its values that are text."),
+            _simple("binaryValues", "binary", multiValued=True, caseExact=True, description="Its other values."),
+        ],
+    )
+
+
+def _lines(urn: str, resource_type: ResourceType) -> Iterator[tuple[Attribute, str]]:
+    """The catalogue's lines of one extension schema, with their attribute names."""
+    for line in CATALOGUE:
+        path = line.path_on(resource_type) if resource_type in line.on else None
+        if path is not None and path.startswith(f"{urn}:"):
+            yield line, path.removeprefix(f"{urn}:")
+
+
+def _extension(
+    urn: str, name: str, description: str, resource_type: ResourceType, *more: scim.Attribute
+) -> type[scim.Extension]:
+    attributes = [_described(*line) for line in _lines(urn, resource_type)]
+    schema = scim.Schema(id=urn, name=name, description=description, attributes=[*attributes, *more])
+    return scim.Extension.from_schema(schema)
+
+
+def _unit() -> type[scim.Resource[Any]]:
+    parent = _simple(
+        "parent",
+        "complex",
+        description="The unit this one is in.",
+        subAttributes=[
+            _simple("value", "string", caseExact=True, description="The id of the parent unit."),
+            _simple(
+                "$ref",
+                "reference",
+                caseExact=True,
+                referenceTypes=["OrganizationalUnit"],
+                description="The URI of the parent unit.",
+            ),
+        ],
+    )
+    name = _simple("displayName", "string", required=True, description="The unit's name.")
+    common = ("displayName", "externalId", "parent.value")
+    lines = [
+        _described(line, line.path)
+        for line in CATALOGUE
+        if "OrganizationalUnit" in line.on and line.path is not None and line.path not in common
+    ]
+    description = "A unit of an organisation: a branch of its directory."
+    attributes = [name, *lines, parent, _overflow()]
+    schema = scim.Schema(id=UNIT, name="OrganizationalUnit", description=description, attributes=attributes)
+    return scim.Resource.from_schema(schema)
+
+
+ActiveDirectoryUser = _extension(
+    AD_USER, "ActiveDirectoryUser", "What Active Directory says of a person.", "User", _overflow()
+)
+ActiveDirectoryGroup = _extension(
+    AD_GROUP, "ActiveDirectoryGroup", "What Active Directory says of a group.", "Group", _overflow()
+)
+TokenGroup = _extension(SCAIKEY_GROUP, "TokenGroup", "The name of a group in tokens.", "Group")
+OrganizationalUnit = _unit()
+
+
+def _extended(resource: Any, extensions: Any) -> type[scim.Resource[Any]]:
+    extended: type[scim.Resource[Any]] = resource[extensions]
+    return extended
+
+
+MODELS: Mapping[str, type[scim.Resource[Any]]] = {
+    "User": _extended(User, EnterpriseUser | ActiveDirectoryUser),
+    "Group": _extended(Group, ActiveDirectoryGroup | TokenGroup),
+    "OrganizationalUnit": OrganizationalUnit,
+}
+
+
+POLICY = scim.ScimPolicy(
+    unknown=scim.ScimPolicy.Unknown.ignore,
+    remove_value_as_filter=scim.ScimPolicy.RemoveValue.apply,
+    unmatched_path_filter=scim.ScimPolicy.UnmatchedPathFilter.create,
+)
+
+CONFIG = scim.ServiceProviderConfig(
+    patch=scim.Patch(supported=True),
+    bulk=scim.Bulk(supported=False, max_operations=0, max_payload_size=0),
+    filter=scim.Filter(supported=True, max_results=MAX_RESULTS),
+    change_password=scim.ChangePassword(supported=False),
+    sort=scim.Sort(supported=True),
+    etag=scim.ETag(supported=True),
+    authentication_schemes=[
+        scim.AuthenticationScheme(
+            type=scim.AuthenticationScheme.Type.oauthbearertoken,
+            name="Bearer token",
+            description="A SCIM token of the tenant, or an administrator's token with the scope scim.",
+            primary=True,
+        )
+    ],
+)
+
+PROVIDER = scim.ScimProvider(
+    models=[User, EnterpriseUser, ActiveDirectoryUser, Group, ActiveDirectoryGroup, TokenGroup, OrganizationalUnit],
+    resource_types=[scim.ResourceType.from_resource(MODELS[name]) for name in RESOURCE_TYPES],
+    config=CONFIG,
+    policy=POLICY,
+)
+
+
+def read(resource_type: str, data: Any, context: scim.Context) -> scim.Resource[Any]:
+    """A client's JSON as a model, checked as the operation `context` stands for. Raises BadRequest."""
+    try:
+        return MODELS[resource_type].model_validate(data, scim_ctx=context, scim_policy=POLICY)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+def written(model: scim.Resource[Any]) -> dict[str, Any]:
+    """What a client may write of a model, as canonical JSON: no read-only or empty attribute, no password."""
+    document = model.model_dump(scim_ctx=scim.Context.RESOURCE_REPLACEMENT_REQUEST, scim_policy=POLICY)
+    document.pop("password", None)
+    return document

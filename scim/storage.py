@@ -1,0 +1,266 @@
+"""The tenant's directory as scim2-server's storage.
+
+Owns `DirectoryStorage`, which the storage contract is run against and which applies every PATCH that is more than a
+change of members: models in, models out, problems as scim2's exceptions. It works in the unit of work that is open, or
+opens one per call. Also owns what a write must know first: the locked row, and whether a SCIM token may touch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import orjson
+import scim2_models as scim
+from scim2_server.storage import ScimStorage, SearchPage
+
+from broker import ids
+from broker.context import Scope, current_actor
+from broker.db import db, unit
+from broker.directory import Directory
+from broker.directory.mapping import flattened, render_extras
+from broker.errors import (
+    Forbidden,
+    NotAvailable,
+    NotFound,
+    NotImplementedHere,
+    PreconditionFailed,
+    ValidationFailed,
+)
+
+from . import reading
+from .filters import condition, order
+from .problems import spoken
+from .reading import PREFIX, in_unit
+from .resources import Projection, etag, merged, projection, rendered
+from .schemas import MODELS, POLICY, written
+
+SERVICE_ACCOUNT = "ServiceAccount"
+
+_LOCK = """
+SELECT version, local, user_type FROM resources
+WHERE tenant_id = %(tenant)s AND id = %(id)s AND type = %(type)s AND removed_at IS NULL FOR NO KEY UPDATE
+"""
+_LOCAL = "SELECT local FROM resources WHERE tenant_id = %(tenant)s AND id = %(id)s"
+_HOLDS_ROLE = """
+WITH RECURSIVE up(id) AS (
+    SELECT %(id)s::text COLLATE "C"
+    UNION
+    SELECT m.group_id FROM up JOIN memberships m ON m.tenant_id = %(tenant)s AND m.member_id = up.id)
+SELECT EXISTS (SELECT 1 FROM role_assignments a JOIN up ON up.id = a.principal_id WHERE a.tenant_id = %(tenant)s)
+"""
+
+
+class Locked(NamedTuple):
+    """What a write must know of the row it has locked."""
+
+    version: int
+    local: Mapping[str, Any]
+    user_type: str | None
+
+
+def lock(tenant: str, resource_type: str, id: str) -> Locked:
+    """Keep the row until the unit of work ends, so that writers queue up instead of failing. Raises NotFound."""
+    if not ids.is_id(id, PREFIX[resource_type]):
+        raise NotFound
+    found = in_unit(_LOCK, {"tenant": tenant, "id": id, "type": resource_type})
+    if not found:
+        raise NotFound
+    return Locked(*found[0])
+
+
+def check_token(tenant: str, id: str) -> None:
+    """A SCIM token leaves holders of admin roles alone, people and groups alike. Raises Forbidden."""
+    if is_token() and holds_role(tenant, id):
+        raise Forbidden("A SCIM token may only deactivate who holds an admin role")
+
+
+def is_token() -> bool:
+    return current_actor().kind == "scim_token"
+
+
+def holds_role(tenant: str, id: str) -> bool:
+    """Whether the resource holds an admin role itself, or through a group above it."""
+    return bool(in_unit(_HOLDS_ROLE, {"tenant": tenant, "id": id})[0][0])
+
+
+def create(resource_type: str, resource: scim.Resource[Any]) -> str:
+    """Write a new resource; returns its id. Raises what `Directory.create` raises, NotAvailable for a password."""
+    document = _to_write(resource)
+    if document.get("userType") == SERVICE_ACCOUNT:
+        raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
+    return Directory().create(resource_type, document).id
+
+
+def write_over(
+    resource_type: str,
+    id: str,
+    locked: Locked,
+    resource: scim.Resource[Any],
+    *,
+    complete: bool,
+    pin: bool = False,
+    members: bool = True,
+) -> None:
+    """Write a resource over a locked row. `complete`: what is absent was removed on purpose. `members`: they are said.
+
+    Raises what `Directory.replace` raises, Forbidden where a SCIM token may not go, NotAvailable for a password.
+    """
+    document = _to_write(resource)
+    tenant = Directory().tenant
+    if is_token():
+        if SERVICE_ACCOUNT in (locked.user_type, document.get("userType")):
+            raise Forbidden("Service accounts are not changed by SCIM")
+        if holds_role(tenant, id):
+            _only_deactivate(resource_type, id, tenant, document)
+            return
+    elif (locked.user_type == SERVICE_ACCOUNT) != (document.get("userType") == SERVICE_ACCOUNT):
+        raise ValidationFailed("userType: a service account stays one", scim_type="invalidValue")
+    if not complete:
+        for urn, values in _extras(resource_type, locked.local).items():
+            document[urn] = (
+                {**values, **document.get(urn, {})} if isinstance(values, dict) else document.get(urn, values)
+            )
+    if resource_type == "Group" and not members:
+        document.pop("members", None)
+    Directory().replace(resource_type, id, document, complete=complete, pin=pin)
+
+
+def _to_write(resource: scim.Resource[Any]) -> dict[str, Any]:
+    actor = current_actor()
+    # Some clients send a placeholder with every new user, so a token that may not set passwords is not refused.
+    if getattr(resource, "password", None) is not None and (not is_token() or actor.allow_password):
+        raise NotAvailable("password: local passwords are not available", scim_type="invalidValue")
+    return written(resource)
+
+
+def _only_deactivate(resource_type: str, id: str, tenant: str, document: dict[str, Any]) -> None:
+    """What a SCIM token may do to a holder of an admin role: take `active` away, and nothing else."""
+    stored = orjson.loads(reading.row(in_unit, tenant, "", resource_type, id, lists=False).document)
+    present, wanted = flattened(resource_type, stored), flattened(resource_type, document)
+    changed = {key: value for key, value in wanted.items() if present.get(key) != value}
+    if resource_type != "User" or changed.keys() - {"active"} or changed.get("active"):
+        raise Forbidden("A SCIM token may only deactivate who holds an admin role")
+    if changed:
+        Directory().replace(resource_type, id, {**stored, "active": False}, complete=True)
+
+
+def _extras(resource_type: str, local: Mapping[str, Any]) -> dict[str, Any]:
+    """The values written here that are returned only on request, and so are not in the stored document."""
+    return render_extras(resource_type, (), local)
+
+
+class DirectoryStorage(ScimStorage):
+    """One tenant's directory. `base` is the URL of its SCIM root."""
+
+    def __init__(self, scope: Scope, base: str, *, pin: bool = False) -> None:
+        assert scope.tenant_id is not None
+        self.scope = scope
+        self.tenant = scope.tenant_id
+        self.base = base
+        self.pin = pin
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """One SCIM operation is one transaction: the one that is open, or one of its own."""
+        if "scope" in db.session().info:
+            yield
+        else:
+            with unit(self.scope):
+                yield
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with spoken(), self.operation():
+            yield
+
+    def get(
+        self,
+        resource_type: scim.ResourceType,
+        resource_id: str,
+        *,
+        response_parameters: scim.ResponseParameters[Any] | None = None,
+    ) -> scim.Resource[Any]:
+        with self._call():
+            name = str(resource_type.name)
+            return self.model(name, resource_id, lists=_wanted(name, response_parameters).lists)
+
+    def model(
+        self, name: str, id: str, *, lists: bool = True, local: Mapping[str, Any] | None = None
+    ) -> scim.Resource[Any]:
+        """The stored resource as a model, with the values written here that are returned only on request."""
+        row = reading.row(in_unit, self.tenant, self.base, name, id, lists=lists)
+        if local is None:
+            [(local,)] = in_unit(_LOCAL, {"tenant": self.tenant, "id": id})
+        return self._model(name, merged(orjson.loads(rendered(self.base, name, row)), _extras(name, local)))
+
+    def _model(self, name: str, document: dict[str, Any]) -> scim.Resource[Any]:
+        document.get("meta", {}).pop("location", None)
+        return MODELS[name].model_validate(document, scim_policy=POLICY)
+
+    def search(
+        self,
+        resource_types: list[scim.ResourceType],
+        search_request: scim.SearchRequest[Any],
+        *,
+        position: Any = None,
+    ) -> SearchPage:
+        with self._call():
+            if len(resource_types) != 1:
+                raise NotImplementedHere("Several resource types are not searched at once")
+            name = str(resource_types[0].name)
+            found = reading.page(
+                in_unit,
+                self.tenant,
+                self.base,
+                _wanted(name, search_request),
+                condition=condition(name, str(search_request.filter)) if search_request.filter else None,
+                order=order(name, str(search_request.sort_by), search_request.sort_order == "descending")
+                if search_request.sort_by
+                else None,
+                start=search_request.start_index or 1,
+                count=search_request.count,
+            )
+            return SearchPage(found.total, [self._model(name, orjson.loads(each)) for each in found.resources])
+
+    def create(self, resource_type: scim.ResourceType, resource: scim.Resource[Any]) -> scim.Resource[Any]:
+        with self._call():
+            name = str(resource_type.name)
+            return self.model(name, create(name, resource))
+
+    def update(
+        self,
+        resource_type: scim.ResourceType,
+        resource: scim.Resource[Any],
+        *,
+        expected_version: str | None = None,
+    ) -> scim.Resource[Any]:
+        with self._call():
+            name, id = str(resource_type.name), str(resource.id)
+            locked = self._lock(name, id, expected_version)
+            write_over(name, id, locked, resource, complete=True, pin=self.pin)
+            return self.model(name, id)
+
+    def delete(
+        self, resource_type: scim.ResourceType, resource_id: str, *, expected_version: str | None = None
+    ) -> None:
+        with self._call():
+            name = str(resource_type.name)
+            self._lock(name, resource_id, expected_version)
+            check_token(self.tenant, resource_id)
+            Directory().remove(name, resource_id)
+
+    def _lock(self, name: str, id: str, expected_version: str | None) -> Locked:
+        locked = lock(self.tenant, name, id)
+        if expected_version is not None and expected_version != etag(locked.version):
+            raise PreconditionFailed
+        return locked
+
+
+def _wanted(name: str, parameters: scim.ResponseParameters[Any] | None) -> Projection:
+    if parameters is None:
+        return Projection(name)
+    return projection(
+        name, ",".join(parameters.attributes or ()) or None, ",".join(parameters.excluded_attributes or ()) or None
+    )

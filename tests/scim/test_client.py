@@ -1,0 +1,202 @@
+"""The SCIM client against a receiver that misbehaves: what it asks, what it believes, and what it says went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from connectors.egress import Egress
+from connectors.http import HttpClient
+from scim.client import (
+    Busy,
+    Clash,
+    Closed,
+    Denied,
+    Missing,
+    Refused,
+    TargetClient,
+    TargetError,
+    Troubled,
+    Unreachable,
+    Unsupported,
+)
+from tests.receivers import TOKEN, Answer, Receiver, faulty_receiver
+
+ALICE = {"schemas": [], "userName": "alice@acme.example", "externalId": "usr_1", "active": True}
+HTML = Answer(200, b"<html>Sign in</html>", {"Content-Type": "text/html"})
+
+
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Receiver]:
+    with faulty_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def receiver(serving: Receiver) -> Receiver:
+    serving.stored.update(Users={}, Groups={})
+    serving.asked.clear()
+    serving.faults.clear()
+    return serving
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[HttpClient]:
+    client = HttpClient(Egress(loopback=True))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def client(receiver: Receiver, http: HttpClient) -> TargetClient:
+    return TargetClient(http, receiver.base_url + "/", TOKEN, timeout=1.0)
+
+
+def test_a_person_is_made_found_changed_and_removed(client: TargetClient, receiver: Receiver) -> None:
+    made = client.create("User", ALICE)
+    assert [one.id for one in client.find("User", "externalId", "usr_1")] == [made]
+    assert [one.id for one in client.find("User", "userName", "ALICE@acme.example")] == [made]
+    client.replace("User", made, {**ALICE, "title": "Chief"})
+    client.patch("User", made, [{"op": "replace", "path": "active", "value": False}])
+    shown = client.read("User", made)
+    assert (shown.get("title"), shown.get("ACTIVE")) == ("Chief", False)
+    client.remove("User", made)
+    client.remove("User", made)
+    assert client.find("User", "externalId", "usr_1") == []
+    assert receiver.requests("PUT")[0].body["id"] == made
+
+
+def test_a_quote_in_a_name_stays_inside_the_filter(client: TargetClient, receiver: Receiver) -> None:
+    client.find("User", "userName", 'a" or userName pr or "b')
+    assert receiver.asked[0].query["filter"] == 'userName eq "a\\" or userName pr or \\"b"'
+
+
+def test_nobody_is_found_where_a_search_answers_404(client: TargetClient, receiver: Receiver) -> None:
+    receiver.fault("GET", "/Users", Answer(404))
+    assert client.find("User", "userName", "alice") == []
+
+
+def test_a_receiver_that_ignores_the_filter_is_not_believed(client: TargetClient, receiver: Receiver) -> None:
+    receiver.fault("GET", "/Users", Answer(200, {"totalResults": 1, "Resources": [{"id": "1", "userName": "bob"}]}))
+    with pytest.raises(Refused, match="does not filter by userName"):
+        client.find("User", "userName", "alice")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (302, Closed),
+        (400, Refused),
+        (401, Denied),
+        (403, Denied),
+        (404, Missing),
+        (405, Unsupported),
+        (409, Clash),
+        (413, Refused),
+        (429, Busy),
+        (500, Troubled),
+        (501, Unsupported),
+        (502, Busy),
+        (503, Busy),
+        (507, Troubled),
+    ],
+)
+def test_every_status_has_its_kind(
+    client: TargetClient, receiver: Receiver, status: int, kind: type[TargetError]
+) -> None:
+    receiver.fault("PUT", "/Users/1", Answer(status, {"detail": "no"}, {"Location": "http://127.0.0.1:1/"}))
+    with pytest.raises(kind, match=f"^PUT /Users/1 answered {status}: no$") as raised:
+        client.replace("User", "1", ALICE)
+    assert raised.value.status == status
+    assert len(receiver.asked) == 1
+
+
+def test_the_time_the_receiver_asks_for_is_kept(client: TargetClient, receiver: Receiver) -> None:
+    receiver.fault("POST", "/Users", Answer(429, headers={"Retry-After": "17"}))
+    with pytest.raises(Busy) as raised:
+        client.create("User", ALICE)
+    assert raised.value.retry_after == 17
+
+
+def test_a_problem_says_the_scim_detail_cut_and_without_our_token(client: TargetClient, receiver: Receiver) -> None:
+    detail = f"no\r\n {TOKEN} " + "x" * 1000
+    receiver.fault("POST", "/Users", Answer(400, {"scimType": "invalidValue", "detail": detail}))
+    with pytest.raises(Refused) as raised:
+        client.create("User", ALICE)
+    text = str(raised.value)
+    assert text.startswith("POST /Users answered 400: invalidValue - no   *** xxx")
+    assert len(text) < 350
+
+
+def test_a_page_is_never_quoted(client: TargetClient, receiver: Receiver) -> None:
+    receiver.fault("POST", "/Users", Answer(400, HTML.body, HTML.headers))
+    with pytest.raises(Refused) as raised:
+        client.create("User", ALICE)
+    assert str(raised.value) == "POST /Users answered 400"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HTML,
+        Answer(201),
+        Answer(201, b"[]"),
+        Answer(201, b'{"id": "1"'),
+        Answer(201, {"userName": "alice"}),
+        Answer(201, {"id": 7}),
+        Answer(201, {"id": ""}),
+        Answer(201, {"id": ".."}),
+        Answer(201, {"id": "a\nb"}),
+    ],
+)
+def test_a_create_that_answers_no_usable_resource_may_have_happened(
+    client: TargetClient, receiver: Receiver, answer: Answer
+) -> None:
+    receiver.fault("POST", "/Users", answer)
+    with pytest.raises(Troubled):
+        client.create("User", ALICE)
+
+
+@pytest.mark.parametrize(
+    "answer", [HTML, Answer(200), Answer(200, {"Resources": {}, "totalResults": 1}), Answer(200, {"id": "1"})]
+)
+def test_a_search_that_answers_no_list_is_not_taken_for_nobody(
+    client: TargetClient, receiver: Receiver, answer: Answer
+) -> None:
+    receiver.fault("GET", "/Users", answer)
+    with pytest.raises(Troubled):
+        client.find("User", "userName", "alice")
+
+
+@pytest.mark.parametrize("answer", [Answer(201, ALICE, cut=True), Answer(0), Answer(201, ALICE, delay=2.0)])
+def test_an_answer_that_is_cut_missing_or_late_is_unreachable(
+    client: TargetClient, receiver: Receiver, answer: Answer
+) -> None:
+    receiver.fault("POST", "/Users", answer)
+    with pytest.raises(Unreachable, match="^POST /Users: "):
+        client.create("User", ALICE)
+
+
+def test_where_our_rules_forbid_to_connect_is_closed() -> None:
+    http = HttpClient(Egress())
+    with pytest.raises(Closed):
+        TargetClient(http, "http://127.0.0.1:9/v2", TOKEN).create("User", ALICE)
+
+
+def test_a_create_at_a_wrong_base_url_is_the_targets_matter(http: HttpClient, receiver: Receiver) -> None:
+    with pytest.raises(Closed, match="base URL"):
+        TargetClient(http, receiver.base_url + "/elsewhere", TOKEN).create("User", ALICE)
+
+
+def test_a_remote_id_cannot_leave_its_place_in_the_path(client: TargetClient, receiver: Receiver) -> None:
+    with pytest.raises(Missing):
+        client.read("User", "../Groups?x=/1")
+    assert receiver.asked[0].path == "/Users/../Groups?x=/1"
+
+
+def test_a_group_is_read_without_its_members(client: TargetClient, receiver: Receiver) -> None:
+    made = client.create("Group", {"displayName": "Sales"})
+    client.read("Group", made)
+    client.find("Group", "displayName", "Sales")
+    assert [asked.query["excludedAttributes"] for asked in receiver.requests("GET")] == ["members"] * 2
