@@ -25,7 +25,7 @@ from typing import TextIO
 from broker import embedded, logs, processes
 from broker.config import Config
 
-_GRACE = 10.0
+_GRACE = 6.0  # `docker stop` waits ten seconds for all of it
 _RESTARTS = 5
 _FIRST_PAUSE = 0.5
 _STEADY = 60.0
