@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from broker.context import Scope
 from broker.db import db, unit
-from broker.directory.mapping import decode_record
+from broker.directory.mapping import decode_record, member_attribute
 from broker.directory.rows import ref_key
 from connectors import dn
 from connectors.ldif import write_entry
@@ -32,7 +32,7 @@ Attributes = dict[str, list[str | bytes]]
 
 _COUNT = sa.text("SELECT count(*) FROM links WHERE tenant_id = :tenant AND provider_id = :via AND gone_at IS NULL")
 _LINKS = sa.text("""
-    SELECT l.no, l.name, l.ref, l.resource_id, r.record
+    SELECT l.no, l.name, l.ref, l.resource_id, l.kind = 'group' AND l.skipped IS NULL AS listing, r.record
     FROM links l JOIN link_records r ON r.tenant_id = :tenant AND r.link_no = l.no
     WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.no > :after AND l.gone_at IS NULL
     ORDER BY l.no LIMIT :limit
@@ -52,11 +52,12 @@ _LISTED = sa.text("""
 """)
 _NAMES = sa.text("""
     SELECT resource_id, ref, name FROM links
-    WHERE tenant_id = :tenant AND provider_id = :via AND resource_id = ANY(:groups) AND gone_at IS NULL
+    WHERE tenant_id = :tenant AND provider_id = :via AND resource_id = ANY(:groups) AND kind = 'group'
+      AND gone_at IS NULL AND skipped IS NULL
 """)
 _GROUPS = sa.text("""
     SELECT ref FROM links WHERE tenant_id = :tenant AND provider_id = :via AND kind = 'group'
-      AND resource_id IS NOT NULL AND ref = ANY(:refs)
+      AND resource_id IS NOT NULL AND skipped IS NULL AND ref = ANY(:refs)
 """)
 _SAYS_MEMBER_OF = sa.text("""
     SELECT EXISTS (
@@ -70,6 +71,8 @@ class Entry(NamedTuple):
     name: str
     ref: str
     resource_id: str | None
+    listing: bool
+    """A group whose members are rows, not in its record."""
     attributes: Attributes
 
 
@@ -93,7 +96,7 @@ def export_ldif(scope: Scope, provider_id: str, path: Path, progress: Callable[[
             waiting = next(members, None)
             for entry in entries:
                 if waiting is not None and waiting[0] == entry.resource_id:
-                    entry.attributes[_member_attribute(entry.attributes)] = waiting[1]
+                    entry.attributes[member_attribute(entry.attributes)] = waiting[1]
                     waiting = next(members, None)
                 file.write(write_entry(entry.name, entry.attributes))
             written += len(entries)
@@ -122,21 +125,15 @@ def _pages(where: dict[str, str | None]) -> Iterator[list[Entry]]:
         found = db.session().execute(_LINKS, {**where, "after": after, "limit": AT_ONCE}).all()
         if not found:
             return
-        yield [Entry(name, ref, resource, decode_record(record)) for _, name, ref, resource, record in found]
+        yield [Entry(row.name, row.ref, row.resource_id, row.listing, decode_record(row.record)) for row in found]
         after = found[-1].no
 
 
 def _members(where: dict[str, str | None], entries: Sequence[Entry]) -> Iterator[tuple[str, list[str | bytes]]]:
     """The member lists of the groups among the entries, in their order, one at a time."""
-    groups = [entry.resource_id for entry in entries if entry.resource_id is not None]
+    groups = [entry.resource_id for entry in entries if entry.listing]
     for group, rows in groupby(db.session().execute(_MEMBERS, {**where, "groups": groups}), itemgetter(0)):
         yield group, [raw for _, raw in rows]
-
-
-def _member_attribute(attributes: Attributes) -> str:
-    classes = next((values for name, values in attributes.items() if name.lower() == "objectclass"), [])
-    unique = any(isinstance(name, str) and name.lower() == "groupofuniquenames" for name in classes)
-    return "uniqueMember" if unique else "member"
 
 
 def _restore_member_of(where: dict[str, str | None], entries: Sequence[Entry]) -> None:

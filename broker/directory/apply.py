@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -441,7 +441,7 @@ class PageOfChanges:
         nos = [item.link.no for item in settled if item.link]
         stored: dict[int, bytes] = {}
         if nos:
-            stored.update(self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos})).tuples())
+            stored.update(self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos})).tuples().all())
         written, renamed = [], []
         for item in settled:
             row, link = item.row, item.link
@@ -486,7 +486,7 @@ class PageOfChanges:
                 {
                     "tenant": self.tenant,
                     "nos": [numbers[item.record.key] for item in items],
-                    "records": [item.encoded.stored for item in items],
+                    "records": [_kept(item) for item in items],
                 }
             ),
         )
@@ -494,19 +494,22 @@ class PageOfChanges:
         self._numbers = numbers
 
     def _members(self, items: Sequence[Item], wanted: dict[str, tuple[Ref, ...]]) -> None:
-        """The member lists of the page's groups. A group that would lose half keeps its members until the guard
-        decides."""
+        """The member lists of the page's groups. One that would lose half gains the new ones at once, and keeps the old
+        until the guard decides."""
         known = {item.row.id: item for item in items if item.row and not item.fresh and item.row.id in wanted}
+        halved = {}
         if known:
             present = {group: wanted[group] for group in known}
             members.follow_renames(self.tenant, self.via.id, present)
             for group in members.lost_by_halving(self.tenant, self.via.id, present, self.halving_floor):
                 item = known[group]
-                evidence = encode_members(wanted.pop(group))
+                halved[group] = wanted.pop(group)
+                evidence = encode_members(halved[group])
                 self.outcome.losses.append(
                     Loss(self._numbers[item.record.key], "shrink", "group", item.encoded.digest, evidence)
                 )
         members.write(self.tenant, self.via.id, wanted, self.tally)
+        members.add(self.tenant, self.via.id, halved, self.tally)
 
     def _awaited(self, arrivals: Sequence[Item]) -> None:
         """Managers and parents that others waited for."""
@@ -606,6 +609,15 @@ def count_users(tenant: str) -> int:
 def _pointing(here: Mapping[str, tuple[str, str]], ref: str | None, kind: str) -> str | None:
     found = here.get(ref) if ref is not None else None
     return found[0] if found is not None and found[1] == kind else None
+
+
+def _kept(item: Item) -> bytes:
+    """What is stored of a record: a skipped group gets no membership rows, so that its members stay in the record."""
+    if not item.skipped or not item.record.members:
+        return item.encoded.stored
+    attributes = {**item.record.attributes}
+    attributes[mapping.member_attribute(attributes)] = [member.raw for member in item.record.members]
+    return mapping.encode_record(replace(item.record, attributes=attributes), b"").stored
 
 
 def _linked(item: Item) -> str | None:

@@ -62,6 +62,13 @@ def encode_record(record: Record, mapping_digest: bytes) -> Encoded:
     return Encoded(b"[" + main + b"," + rest + b"]", digest.digest(), blake2b(rest, digest_size=16).digest())
 
 
+def member_attribute(attributes: Attributes) -> str:
+    """Under which name a group of this class keeps its members, which are taken out of its record into rows."""
+    classes = next((values for name, values in attributes.items() if name.lower() == "objectclass"), ())
+    unique = any(isinstance(name, str) and name.lower() == "groupofuniquenames" for name in classes)
+    return "uniqueMember" if unique else "member"
+
+
 def decode_record(stored: bytes) -> dict[str, list[str | bytes]]:
     """The attributes of a stored record, as the upstream said them."""
     main, quiet = orjson.loads(stored)

@@ -94,7 +94,13 @@ def write(tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]], tally: Tal
     if not wanted:
         return
     tally.removed.update(group for (group,) in _run(_DROP, tenant, via, wanted))
-    tally.added.update(group for group, new in _run(_ADD, tenant, via, wanted) if new)
+    add(tenant, via, wanted, tally)
+
+
+def add(tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]], tally: Tally) -> None:
+    """Give each group the members it lacks; nobody leaves."""
+    if wanted:
+        tally.added.update(group for group, new in _run(_ADD, tenant, via, wanted) if new)
 
 
 def _run(
