@@ -161,7 +161,7 @@ def resume_target(target_id: str) -> Response:
     about=About(
         gives=DeliveryShape,
         listed=True,
-        query={"status": "Only `pending`, `held` or `failed` ones.", "resource_id": "Only this resource's."},
+        query={"status": "Only `pending`, `held`, `muted` or `failed` ones.", "resource_id": "Only this resource's."},
     ),
 )
 def list_deliveries(target_id: str) -> Response:

@@ -28,17 +28,32 @@ def grant(role: str, principal_id: str, scope_id: str | None) -> RoleAssignment:
     _check_principal(role, principal_id)
     if not may_grant(current_actor(), role, reach, Where.of(scope)):
         raise Forbidden("Nobody grants a role wider than his own")
-    session = db.session()
+    if _holds(role, principal_id, reach):
+        raise Conflict("The principal holds this role already")
+    return _add(role, principal_id, reach)
+
+
+def appoint(principal_id: str) -> None:
+    """Make a person of the platform tenant a super admin, for the operator of the machine: no actor could grant it."""
+    reach = _reach("super_admin", current_scope())
+    _check_principal("super_admin", principal_id)
+    if not _holds("super_admin", principal_id, reach):
+        _add("super_admin", principal_id, reach)
+
+
+def _holds(role: str, principal_id: str, reach: str | None) -> bool:
     known = sa.select(RoleAssignment.id).where(
         RoleAssignment.principal_id == principal_id,
         RoleAssignment.role == role,
         RoleAssignment.scope_id.is_not_distinct_from(reach),
     )
-    if session.scalar(known):
-        raise Conflict("The principal holds this role already")
+    return db.session().scalar(known) is not None
+
+
+def _add(role: str, principal_id: str, reach: str | None) -> RoleAssignment:
     assignment = RoleAssignment(id=ids.new("rol"), role=role, principal_id=principal_id, scope_id=reach)
-    session.add(assignment)
-    session.flush()
+    db.session().add(assignment)
+    db.session().flush()
     tell("role.granted", "RoleAssignment", assignment.id, _told(assignment))
     return assignment
 

@@ -6,6 +6,7 @@ Writes the target's row and its sealed credential. What is owed to it, and what 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -58,20 +59,20 @@ def remove(target: ScimTarget) -> None:
 
 
 def resume(target: ScimTarget, removals: Literal["approve", "reject"] | None) -> None:
-    """Leave pause or quarantine. Held removals are sent (`approve`), dropped (`reject`), or go on waiting (None)."""
+    """Leave pause or quarantine, and try again what failed.
+
+    Held removals are sent (`approve`), dropped and muted until they change (`reject`), or go on waiting (None).
+    """
     session = db.session()
-    held = sa.and_(Delivery.target_id == target.id, Delivery.status == "held")
-    if removals == "reject":
-        session.execute(sa.delete(Delivery).where(held))
-    else:
-        due = held if removals == "approve" else sa.and_(Delivery.target_id == target.id, Delivery.status == "failed")
-        session.execute(
-            sa.update(Delivery)
-            .where(due)
-            .values(status="pending", attempts=0, due_at=sa.func.now(), updated_at=sa.func.now())
-        )
+    now: datetime = session.scalars(sa.select(sa.func.now())).one()
+    again = {"status": "pending", "attempts": 0, "due_at": now, "updated_at": now}
+    owed = sa.update(Delivery).where(Delivery.target_id == target.id)
+    session.execute(owed.where(Delivery.status == "failed").values(again))
+    if removals is not None:
+        decided = again if removals == "approve" else {"status": "muted", "updated_at": now}
+        session.execute(owed.where(Delivery.status == "held").values(decided))
     if removals == "approve":
-        target.approved_removals_until = session.scalar(sa.select(sa.func.now()))
+        target.approved_removals_until = now
     target.status, target.status_reason = "active", None
     session.flush()
     tell("scim_target.resumed", "ScimTarget", target.id, {"removals": removals} if removals else ["status"])

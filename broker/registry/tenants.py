@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from broker import ids
+from broker.context import PLATFORM_TENANT
 from broker.db import db
 from broker.errors import Conflict, LimitExceeded, ValidationFailed
 from broker.models import Partner, RetiredSlug, SettingValue, Tenant
@@ -23,7 +24,7 @@ def create(partner_id: str, values: Mapping[str, Any]) -> Tenant:
     check_slug(values["slug"])
     # The lock makes counting and adding one step for parallel requests.
     partner = session.scalar(sa.select(Partner).where(Partner.id == partner_id).with_for_update())
-    if partner is None:
+    if partner is None or partner.slug == PLATFORM_TENANT:
         raise ValidationFailed(errors={"partner_id": ["There is no such partner."]})
     if partner.max_tenants is not None:
         count = session.scalar(
