@@ -147,7 +147,7 @@ def owe(owed: sa.Select[Any], tenant: str) -> None:
             source.c.task,
             source.c.lane,
         )
-        .distinct(source.c.target_id, source.c.resource_type, source.c.resource_id, source.c.task)
+        .ext(pg.distinct_on(source.c.target_id, source.c.resource_type, source.c.resource_id, source.c.task))
         .order_by(source.c.target_id, source.c.resource_type, source.c.resource_id, source.c.task),
     ).on_conflict_do_update(
         index_elements=["tenant_id", "target_id", "resource_type", "resource_id", "task"],

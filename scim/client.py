@@ -59,7 +59,7 @@ class Denied(TargetError):
 
 
 class Closed(TargetError):
-    """We do not connect there: our own rules, or its address, forbid it."""
+    """There is no way in at this address: our own rules forbid it, it redirects, or it is no SCIM base URL."""
 
     again, everywhere = True, True
 
@@ -126,7 +126,7 @@ class TargetClient:
         self._timeout = timeout
 
     def find(self, resource_type: str, attribute: str, value: str) -> list[Remote]:
-        """Those whose `attribute` equals the value. Refused when the receiver ignores the filter: nobody is told apart then."""
+        """Those whose `attribute` equals the value. Refused when the receiver ignores filters: it tells none apart."""
         query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", "startIndex": "1", "count": "10"}
         if resource_type == "Group":
             query["excludedAttributes"] = "members"
@@ -158,7 +158,10 @@ class TargetClient:
     def create(self, resource_type: str, document: Mapping[str, Any]) -> str:
         """Make it; returns its remote id."""
         path = f"/{ENDPOINTS[resource_type]}"
-        response = self._ask("POST", path, body=document)
+        try:
+            response = self._ask("POST", path, body=document)
+        except Missing as missing:
+            raise Closed(f"{missing}. Is this its base URL?", status=404) from None
         return self._remote("POST", path, response, self._json("POST", path, response)).id
 
     def replace(self, resource_type: str, remote_id: str, document: Mapping[str, Any]) -> None:
@@ -201,7 +204,9 @@ class TargetClient:
         return response
 
     def _refuse(self, method: str, path: str, response: Response) -> NoReturn:
-        kind = _KINDS.get(response.status, Troubled if response.status >= 500 else Refused)
+        kind = _KINDS.get(response.status)
+        if kind is None:
+            kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
         text = f"{method} {path} answered {response.status}"
         said = self._said(response)
         raise kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)

@@ -174,7 +174,7 @@ def test_an_answer_that_is_cut_missing_or_late_is_unreachable(
     client: TargetClient, receiver: Receiver, answer: Answer
 ) -> None:
     receiver.fault("POST", "/Users", answer)
-    with pytest.raises(Unreachable, match="^POST /Users: "):
+    with pytest.raises(Unreachable, match=r"^POST /Users: "):
         client.create("User", ALICE)
 
 

@@ -1,0 +1,358 @@
+"""Carrying out one delivery at its target.
+
+Owns the order of requests: find before create, adopt what is ours, replace or patch, members as differences,
+disable or delete, and a second look before anything is made anew. Any of it may be cut off at any point and done
+again. Decides nothing about who should be where, and opens a unit of work only between requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from broker.db import unit
+from scim.client import (
+    Busy,
+    Clash,
+    Closed,
+    Denied,
+    Missing,
+    Refused,
+    Remote,
+    TargetClient,
+    TargetError,
+    Troubled,
+    Unreachable,
+    Unsupported,
+)
+
+from . import ledger, render
+from .outbox import backoff
+from .work import Outcome, Work
+
+CHUNK = 100
+"""Members per PATCH: the least that receivers in the field take."""
+_PAGE = 2_000
+_SHORT_WAIT = 60.0
+_NO_ACCESS_WAIT = 30.0
+_TROUBLES = 8
+"""So many failures in a row are the target's, not the resources'."""
+
+_NAMES = {"User": "userName", "Group": "displayName"}
+
+
+class LeaseLost(Exception):
+    """Somebody else has this work by now."""
+
+
+@dataclass(slots=True)
+class Channel:
+    """The way to one target during one run, and what was learnt of it on the way."""
+
+    client: TargetClient
+    takes_put: bool = True
+    takes_patch: bool = True
+    stopped: bool = False
+    troubles: int = 0
+
+
+def carry_out(work: Work, channel: Channel) -> Outcome | None:
+    """Do what the work says; None when it turned out to be somebody else's. Needs an app context."""
+    if channel.stopped:
+        return Outcome(work, "back")
+    errand = _Errand(work, channel)
+    try:
+        outcome = _DEEDS[work.deed](errand)
+    except LeaseLost:
+        return None
+    except TargetError as error:
+        return _failed(errand, error)
+    channel.troubles = 0
+    return outcome
+
+
+def _failed(errand: _Errand, error: TargetError) -> Outcome:
+    work, channel = errand.work, errand.channel
+    outcome = Outcome(work, "later", problem=str(error))
+    if errand.standing is not None:
+        outcome.state, outcome.remote_id, outcome.digest = "present", errand.standing, work.digest
+    if not error.again:
+        outcome.kind, outcome.never_there = "failed", errand.refused
+        return outcome
+    channel.troubles += 1
+    everywhere = error.everywhere or channel.troubles >= _TROUBLES
+    if everywhere:
+        channel.stopped = True
+    # A credential that ran out or a wrong address is no resource's fault: nobody is given up for it.
+    shut = isinstance(error, Closed) or error.status == 401
+    outcome.counts = not shut
+    outcome.wait = backoff(work.attempts)
+    if error.retry_after is not None:
+        outcome.wait = error.retry_after
+    elif shut:
+        outcome.wait = _NO_ACCESS_WAIT
+    elif isinstance(error, Unreachable | Busy):
+        outcome.wait = min(outcome.wait, _SHORT_WAIT)
+    if everywhere:
+        outcome.pause = error.retry_after or (_NO_ACCESS_WAIT if isinstance(error, Denied | Closed) else 0.0)
+    return outcome
+
+
+class _Errand:
+    """One work on its way; every method is a step that may be repeated."""
+
+    def __init__(self, work: Work, channel: Channel) -> None:
+        self.work = work
+        self.channel = channel
+        self.client = channel.client
+        self.kind = work.resource_type
+        self.refused = False
+        """It was looked for, was not there, and the target refused to make it."""
+        self.standing: str | None = None
+        """The remote id of what is there as it shall be, whatever happens to its members."""
+
+    def provide_person(self) -> Outcome:
+        remote_id = self.provided(self.replace_person)
+        if remote_id is None:
+            return Outcome(self.work, "done", "removed")
+        return Outcome(self.work, "done", "present" if self.work.usable else "disabled", remote_id, self.work.digest)
+
+    def provide_group(self) -> Outcome:
+        work = self.work
+        remote_id = self.standing = self.provided(self.rename_group)
+        assert remote_id is not None
+        try:
+            refused = self.write_members(remote_id)
+        except Missing:
+            self.forget()
+            remote_id = self.standing = self.found_or_made(self.rename_group)
+            assert remote_id is not None
+            refused = self.write_members(remote_id)
+        outcome = Outcome(work, "done", "present", remote_id, work.digest)
+        if refused:
+            outcome.kind, outcome.problem = "failed", f"{len(refused)} members were refused; the first: {refused[0]}"
+        return outcome
+
+    def disable(self) -> Outcome:
+        """Somebody who left the target's reach: may not use the application, and nothing else of his is sent."""
+        remote_id = self.work.remote_id or self.surely_there()
+        if remote_id is None:
+            return Outcome(self.work, "done", "removed")
+        try:
+            self.deactivate(remote_id)
+        except Missing:
+            return Outcome(self.work, "done", "removed")
+        return Outcome(self.work, "done", "disabled", remote_id)
+
+    def delete(self) -> Outcome:
+        remote_id = self.work.remote_id or self.surely_there()
+        if remote_id is not None:
+            self.check()
+            self.client.remove(self.kind, remote_id)
+        return Outcome(self.work, "done", "removed")
+
+    def empty(self) -> Outcome:
+        """A group that left the target's reach: kept there, without the members we gave it."""
+        remote_id = self.work.remote_id
+        if remote_id is None:
+            return Outcome(self.work, "done", "removed")
+        try:
+            refused = self.write_members(remote_id)
+        except Missing:
+            return Outcome(self.work, "done", "removed")
+        outcome = Outcome(self.work, "done", "disabled", remote_id)
+        if refused:
+            outcome.kind, outcome.problem = "failed", f"{len(refused)} members stayed; the first: {refused[0]}"
+        return outcome
+
+    def provided(self, write: Callable[[str], None]) -> str | None:
+        """The remote id under which the target now has it; None when it is not there and need not be."""
+        work = self.work
+        if work.remote_id is None:
+            return self.found_or_made(write)
+        if work.digest == work.known_digest:
+            return work.remote_id
+        try:
+            write(work.remote_id)
+        except Missing:
+            self.forget()
+            return self.found_or_made(write)
+        return work.remote_id
+
+    def found_or_made(self, write: Callable[[str], None]) -> str | None:
+        work = self.work
+        remote_id = self.known_there() if work.usable else self.surely_there()
+        if remote_id is None:
+            if not work.usable:
+                return None
+            self.check()
+            try:
+                return self.client.create(self.kind, work.document)
+            except Clash as clash:
+                remote_id = self.known_there()
+                if remote_id is None:
+                    self.refused = True
+                    raise Refused(f"{clash}. What it has under this name is not ours to take over") from None
+            except TargetError as error:
+                self.refused = not error.again
+                raise
+        try:
+            write(remote_id)
+        except Missing as missing:
+            raise Troubled(f"{missing}, though a search shows it", status=404) from None
+        return remote_id
+
+    def known_there(self) -> str | None:
+        """Looks for it by our id, then by its name. Raises Refused when two could be it."""
+        return _only(self.by_our_id() or self.not_others(self.by_name()))
+
+    def surely_there(self) -> str | None:
+        """The same, but a name alone is no proof: what we never made is not ours to take away."""
+        found = self.by_our_id()
+        if not found:
+            found = [one for one in self.by_name() if one.get("externalId") == self.work.resource_id]
+        return _only(found)
+
+    def by_our_id(self) -> list[Remote]:
+        try:
+            return self.client.find(self.kind, "externalId", self.work.resource_id)
+        except (Refused, Unsupported):
+            return []  # many receivers cannot search by externalId
+
+    def by_name(self) -> list[Remote]:
+        return self.client.find(self.kind, _NAMES[self.kind], self.work.name)
+
+    def not_others(self, found: Sequence[Remote]) -> list[Remote]:
+        """Without those that stand for another person or group of this tenant."""
+        if not found:
+            return []
+        externals = {remote.id: remote.get("externalId") for remote in found}
+        with unit(self.work.target.scope):
+            taken = ledger.others(
+                self.work, list(externals), [one for one in externals.values() if isinstance(one, str)]
+            )
+        return [remote for remote in found if not {remote.id, externals[remote.id]} & taken]
+
+    def replace_person(self, remote_id: str) -> None:
+        if self.channel.takes_put:
+            try:
+                self.check()
+                self.client.replace(self.kind, remote_id, self.work.document)
+                return
+            except Unsupported:
+                shown = self.client.read(self.kind, remote_id)
+            except Missing:
+                # To a receiver without PUT this path does not exist; that does not mean the person is gone.
+                shown = self.client.read(self.kind, remote_id)
+            self.channel.takes_put = False
+        else:
+            shown = self.client.read(self.kind, remote_id)
+        self.check()
+        self.client.patch(self.kind, remote_id, render.as_patch(self.work.document, shown.document))
+
+    def rename_group(self, remote_id: str) -> None:
+        # Never a PUT: it would replace the members too.
+        self.check()
+        operations = [
+            {"op": "replace", "path": name, "value": self.work.document[name]} for name in ("displayName", "externalId")
+        ]
+        try:
+            self.client.patch(self.kind, remote_id, operations)
+        except Missing:
+            self.client.read(self.kind, remote_id)
+            raise Refused("the target has the group but knows no PATCH, which groups need") from None
+
+    def deactivate(self, remote_id: str) -> None:
+        self.check()
+        if self.channel.takes_patch:
+            try:
+                self.client.patch(self.kind, remote_id, [{"op": "replace", "path": "active", "value": False}])
+                return
+            except Unsupported:
+                self.channel.takes_patch = False
+            except Missing:
+                self.client.read(self.kind, remote_id)
+        self.client.replace(self.kind, remote_id, self.work.document)
+
+    def write_members(self, remote_id: str) -> list[str]:
+        """Remove, then add, what differs from what we wrote; returns the refusals. Raises Missing: no such group."""
+        refusals: list[str] = []
+        for adding in (False, True):
+            after = ""
+            while True:
+                with unit(self.work.target.scope):
+                    page = ledger.members(self.work, adding=adding, after=after, limit=_PAGE)
+                for start in range(0, len(page), CHUNK):
+                    self.write_chunk(remote_id, page[start : start + CHUNK], adding, refusals)
+                if len(page) < _PAGE:
+                    break
+                after = page[-1][0]
+        return refusals
+
+    def write_chunk(self, remote_id: str, chunk: Sequence[ledger.Member], adding: bool, refusals: list[str]) -> None:
+        """One PATCH; when it is refused, its halves, down to the member it is about."""
+        there = [member for member in chunk if member.remote_id is not None]
+        if there:
+            operations = (
+                render.additions([_reference(member) for member in there])
+                if adding
+                else render.removals([member.remote_id for member in there if member.remote_id is not None])
+            )
+            try:
+                self.check()
+                self.client.patch(self.kind, remote_id, operations)
+            except TargetError as error:
+                if error.again or isinstance(error, Unsupported):
+                    raise
+                if isinstance(error, Missing):
+                    self.client.read(self.kind, remote_id)
+                if len(chunk) == 1:
+                    refusals.append(f"{chunk[0].id}: {error}")
+                    return
+                middle = len(chunk) // 2
+                self.write_chunk(remote_id, chunk[:middle], adding, refusals)
+                self.write_chunk(remote_id, chunk[middle:], adding, refusals)
+                return
+        with unit(self.work.target.scope):
+            if not ledger.is_mine(self.work):
+                raise LeaseLost
+            ledger.written(self.work, [member.id for member in chunk], added=adding)
+
+    def forget(self) -> None:
+        """It is gone at the target. Committed before it is looked for and made again."""
+        with unit(self.work.target.scope):
+            if not ledger.is_mine(self.work):
+                raise LeaseLost
+            ledger.lost(self.work)
+        self.work.remote_id = self.work.known_digest = None
+
+    def check(self) -> None:
+        """Before every request that changes something: whoever was asleep for a lease's time does nothing more."""
+        if time.monotonic() > self.work.good_until:
+            raise LeaseLost
+
+
+def _provide(errand: _Errand) -> Outcome:
+    return errand.provide_person() if errand.kind == "User" else errand.provide_group()
+
+
+_DEEDS: dict[str, Callable[[_Errand], Outcome]] = {
+    "provide": _provide,
+    "disable": _Errand.disable,
+    "delete": _Errand.delete,
+    "empty": _Errand.empty,
+}
+
+
+def _reference(member: ledger.Member) -> dict[str, str]:
+    assert member.remote_id is not None
+    reference = {"value": member.remote_id}
+    return {**reference, "type": "Group"} if member.type == "Group" else reference
+
+
+def _only(found: Sequence[Remote]) -> str | None:
+    if len(found) > 1:
+        several = ", ".join(remote.id for remote in found[:3])
+        raise Refused(f"{len(found)} resources at the target could be this one: {several}")
+    return found[0].id if found else None

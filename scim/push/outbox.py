@@ -1,0 +1,342 @@
+"""Deliveries as a queue: which are due, who holds them, and what is left of them when they are done.
+
+Owns claiming (a lease with a fence, SKIP LOCKED), renewing, the marks that make an answer ours, and when to try
+again. PostgreSQL is the queue; no transaction of this module is open while anybody waits for a target.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker import events
+from broker.context import Scope
+from broker.db import db, platform_scope
+
+from .reach import GROUPS, PEOPLE
+from .work import LEASE, Outcome, Target, Work
+
+_FIRST_WAIT, _LONGEST_WAIT = 2.0, 600.0
+_LONGEST_POSTPONEMENT = 300.0
+_PATIENCE = "24 hours"
+"""A delivery that has failed for so long is given up until its resource changes."""
+
+_DUE = sa.text("""
+    SELECT t.tenant_id, t.id, n.partner_id, n.kind, n.slug
+    FROM scim_targets t
+    JOIN tenants n ON n.id = t.tenant_id AND n.status = 'active'
+    JOIN application_access c ON c.tenant_id = t.tenant_id AND c.application_id = t.application_id
+    JOIN applications a ON a.tenant_id = c.owner_tenant_id AND a.id = c.application_id AND a.enabled
+    WHERE t.status = 'active' AND (t.postponed_until IS NULL OR t.postponed_until <= now())
+      AND EXISTS (SELECT 1 FROM deliveries d
+                  WHERE d.tenant_id = t.tenant_id AND d.target_id = t.id AND d.status = 'pending'
+                    AND d.due_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now()))
+    ORDER BY random() LIMIT :limit
+""")
+_CLAIM = sa.text("""
+    WITH due AS (
+        SELECT resource_type, resource_id, task FROM deliveries
+        WHERE tenant_id = :tenant AND target_id = :target AND status = 'pending'
+          AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+          AND (lane < :groups OR NOT EXISTS (
+              SELECT 1 FROM deliveries WHERE tenant_id = :tenant AND target_id = :target AND status = 'pending'
+                AND lane < :groups AND (due_at <= now() OR lease_until >= now())))
+        ORDER BY lane, due_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+    UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease), fence = d.fence + 1
+    FROM due
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = due.resource_type
+      AND d.resource_id = due.resource_id AND d.task = due.task
+    RETURNING d.resource_type, d.resource_id, d.task, d.generation, d.fence, d.attempts, d.cursor, d.lane,
+              d.updated_at
+""")
+_GIVEN = """
+    unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:tasks AS text[]), CAST(:fences AS bigint[]),
+           CAST(:generations AS bigint[])) AS g(type, id, task, fence, generation)
+"""
+_SAME = """
+    d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = g.type AND d.resource_id = g.id
+    AND d.task = g.task AND d.fence = g.fence
+"""
+_RENEW = sa.text(f"""
+    UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease) FROM {_GIVEN} WHERE {_SAME}
+    RETURNING d.resource_type, d.resource_id, d.task
+""")  # noqa: S608 - constant text
+_LOCK = sa.text(f"""
+    SELECT d.resource_type, d.resource_id, d.task FROM deliveries d JOIN {_GIVEN} ON {_SAME}
+    ORDER BY d.resource_type, d.resource_id, d.task FOR UPDATE OF d
+""")  # noqa: S608 - constant text
+_FINISH = sa.text(f"""
+    DELETE FROM deliveries d USING {_GIVEN} WHERE {_SAME} AND d.generation = g.generation
+""")  # noqa: S608 - constant text
+_AGAIN = sa.text(f"""
+    UPDATE deliveries d SET lease_until = NULL, attempts = 0, problem = NULL, due_at = now() FROM {_GIVEN} WHERE {_SAME}
+""")  # noqa: S608 - constant text
+_RELEASE = sa.text(f"""
+    UPDATE deliveries d SET lease_until = NULL FROM {_GIVEN} WHERE {_SAME}
+""")  # noqa: S608 - constant text
+_ONE = """
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = :type AND d.resource_id = :id
+      AND d.task = :task AND d.fence = :fence
+"""
+_CURRENT = sa.text(f"""
+    SELECT 1 FROM deliveries d {_ONE} AND d.generation = :generation FOR UPDATE
+""")  # noqa: S608 - constant text
+_ADVANCE = sa.text(f"""
+    UPDATE deliveries d SET cursor = :cursor, lease_until = now() + make_interval(secs => :lease) {_ONE}
+""")  # noqa: S608 - constant text
+_FAIL = sa.text(f"""
+    UPDATE deliveries d SET
+        lease_until = NULL,
+        status = CASE WHEN d.generation <> :generation THEN 'pending' ELSE 'failed' END,
+        attempts = CASE WHEN d.generation <> :generation THEN 0 ELSE d.attempts + 1 END,
+        failing_since = CASE WHEN d.attempts = 0 THEN now() ELSE d.failing_since END,
+        problem = :problem, updated_at = now()
+    {_ONE}
+""")  # noqa: S608 - constant text
+_LATER = sa.text(f"""
+    UPDATE deliveries d SET
+        lease_until = NULL,
+        status = CASE WHEN :counts AND d.attempts > 0 AND d.failing_since < now() - interval '{_PATIENCE}'
+                      THEN 'failed' ELSE 'pending' END,
+        failing_since = CASE WHEN d.attempts = 0 THEN now() ELSE d.failing_since END,
+        attempts = d.attempts + CASE WHEN :counts THEN 1 ELSE 0 END,
+        due_at = now() + make_interval(secs => :wait), problem = :problem
+    {_ONE}
+""")  # noqa: S608 - constant text
+_REMEMBER = sa.text("""
+    UPDATE target_resources t SET
+        remote_id = u.remote_id, state = u.state, sent_digest = u.digest, sent_version = u.version,
+        problem = NULL, updated_at = now()
+    FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]), CAST(:digests AS bytea[]),
+                CAST(:versions AS bigint[])) AS u(id, remote_id, state, digest, version)
+    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
+""")
+_BLAME = sa.text("""
+    UPDATE target_resources SET problem = :problem, updated_at = now()
+    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = :id
+""")
+_NEVER_THERE = sa.text("""
+    DELETE FROM target_resources WHERE tenant_id = :tenant AND target_id = :target AND resource_id = :id
+      AND remote_id IS NULL
+""")
+_FORGET_MEMBERS = sa.text("""
+    DELETE FROM target_members WHERE tenant_id = :tenant AND target_id = :target
+      AND (member_id = ANY(:ids) OR group_id = ANY(:ids))
+""")
+_WHO_WAITS = sa.text("""
+    SELECT DISTINCT :target AS target_id, w.type AS resource_type, w.id AS resource_id, 'push' AS task,
+           CASE w.type WHEN 'Group' THEN :groups ELSE :people END AS lane
+    FROM (SELECT 'Group' AS type, group_id AS id FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(:ids)
+          UNION ALL
+          SELECT 'User', id FROM resources WHERE tenant_id = :tenant AND manager_id = ANY(:ids)) w
+    WHERE EXISTS (SELECT 1 FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
+                  AND k.resource_id = w.id AND k.state IN ('creating', 'present'))
+       OR EXISTS (SELECT 1 FROM deliveries d WHERE d.tenant_id = :tenant AND d.target_id = :target
+                  AND d.resource_type = w.type AND d.resource_id = w.id AND d.task = 'push' AND d.status = 'pending')
+""")
+_POSTPONE = sa.text("""
+    UPDATE scim_targets SET
+        postponed_until = now() + make_interval(
+            secs => GREATEST(:wait, LEAST(power(2, LEAST(postponements, 10)), :longest))),
+        postponements = postponements + 1, status_reason = :reason
+    WHERE tenant_id = :tenant AND id = :target AND (postponed_until IS NULL OR postponed_until <= now())
+""")
+_ANSWERS_AGAIN = sa.text("""
+    UPDATE scim_targets SET postponed_until = NULL, postponements = 0, status_reason = NULL
+    WHERE tenant_id = :tenant AND id = :target AND postponements > 0
+""")
+
+
+def due_targets(limit: int) -> list[tuple[Scope, str]]:
+    """Targets with work that may be sent now, in no order: nobody is always first."""
+    with platform_scope() as session:
+        rows = session.execute(_DUE, {"limit": limit}).all()
+    return [(Scope(tenant, partner, kind, slug), target) for tenant, target, partner, kind, slug in rows]
+
+
+def claim(target: Target, limit: int) -> list[Work]:
+    """Take due deliveries of the target, ours until the lease ends; groups only when no person is due or on the way."""
+    rows = db.session().execute(
+        _CLAIM, {"tenant": target.tenant, "target": target.id, "limit": limit, "lease": LEASE, "groups": GROUPS}
+    )
+    ordered = sorted(rows, key=lambda row: row.lane)
+    return [
+        Work(
+            target,
+            row.resource_type,
+            row.resource_id,
+            row.task,
+            row.generation,
+            row.fence,
+            row.attempts,
+            row.cursor,
+            row.updated_at,
+            deed="expand" if row.task == "expand" else "nothing",
+        )
+        for row in ordered
+    ]
+
+
+def renew(works: Sequence[Work]) -> set[tuple[str, str, str]]:
+    """Keep these works of one target for another lease, in the open unit of work; returns the keys still ours."""
+    rows = db.session().execute(_RENEW, {**_keys(works), "lease": LEASE})
+    return {(row[0], row[1], row[2]) for row in rows}
+
+
+def settle(target: Target, outcomes: Sequence[Outcome]) -> None:
+    """Write down what became of works of one target, in the open unit of work; those no longer ours are left."""
+    session = db.session()
+    ours = {tuple(row) for row in session.execute(_LOCK, _keys([outcome.work for outcome in outcomes]))}
+    outcomes = [outcome for outcome in outcomes if outcome.work.key in ours]
+    done = [outcome for outcome in outcomes if outcome.kind == "done"]
+    standing = [outcome for outcome in outcomes if outcome.state is not None]
+    _remember(target, standing)
+    _finish([outcome.work for outcome in done])
+    back = [outcome.work for outcome in outcomes if outcome.kind == "back"]
+    if back:
+        session.execute(_RELEASE, _keys(back))
+    for outcome in outcomes:
+        if outcome.kind in ("failed", "later"):
+            _try_again(outcome)
+    _arrived(target, [outcome.work for outcome in standing if _has_arrived(outcome)])
+    troubles = [outcome for outcome in outcomes if outcome.pause is not None]
+    if troubles:
+        worst = max(troubles, key=lambda outcome: outcome.pause or 0.0)
+        postpone(target.scope, target.id, worst.problem or "", worst.pause or 0.0)
+    elif done and target.postponements:
+        session.execute(_ANSWERS_AGAIN, {"tenant": target.tenant, "target": target.id})
+
+
+def still_current(work: Work) -> bool:
+    """Whether an expansion is ours and of the present reach; keeps it so until the unit of work ends."""
+    return db.session().execute(_CURRENT, {**_place(work), "generation": work.generation}).first() is not None
+
+
+def advance(work: Work, cursor: str) -> None:
+    """An expansion has come so far."""
+    db.session().execute(_ADVANCE, {**_place(work), "cursor": cursor, "lease": LEASE})
+
+
+def postpone(scope: Scope, target_id: str, reason: str, wait: float) -> None:
+    """Send nothing to the target for a while: so many seconds at least, longer the more often in a row."""
+    db.session().execute(
+        _POSTPONE,
+        {
+            "tenant": scope.tenant_id,
+            "target": target_id,
+            "wait": wait,
+            "longest": _LONGEST_POSTPONEMENT,
+            "reason": reason,
+        },
+    )
+
+
+def _keys(works: Sequence[Work]) -> dict[str, Any]:
+    return {
+        "tenant": works[0].target.tenant,
+        "target": works[0].target.id,
+        "types": [work.resource_type for work in works],
+        "ids": [work.resource_id for work in works],
+        "tasks": [work.task for work in works],
+        "fences": [work.fence for work in works],
+        "generations": [work.generation for work in works],
+    }
+
+
+def _place(work: Work) -> dict[str, Any]:
+    return {
+        "tenant": work.target.tenant,
+        "target": work.target.id,
+        "type": work.resource_type,
+        "id": work.resource_id,
+        "task": work.task,
+        "fence": work.fence,
+    }
+
+
+def _remember(target: Target, changed: Sequence[Outcome]) -> None:
+    if not changed:
+        return
+    session = db.session()
+    place = {"tenant": target.tenant, "target": target.id}
+    # Whoever is gone there, or there under another id, is in none of the groups there that we wrote.
+    replaced = [
+        outcome.work.resource_id
+        for outcome in changed
+        if outcome.state == "removed"
+        or (outcome.work.remote_id is not None and outcome.remote_id != outcome.work.remote_id)
+    ]
+    if replaced:
+        session.execute(_FORGET_MEMBERS, {**place, "ids": replaced})
+    session.execute(
+        _REMEMBER,
+        {
+            **place,
+            "ids": [outcome.work.resource_id for outcome in changed],
+            "remotes": [None if outcome.state == "removed" else outcome.remote_id for outcome in changed],
+            "states": [outcome.state for outcome in changed],
+            "digests": [outcome.digest for outcome in changed],
+            "versions": [outcome.work.version for outcome in changed],
+        },
+    )
+
+
+def _finish(works: Sequence[Work]) -> None:
+    """Done, unless it changed meanwhile: then it stays owed."""
+    if works:
+        session = db.session()
+        keys = _keys(works)
+        session.execute(_FINISH, keys)
+        session.execute(_AGAIN, keys)
+
+
+def _try_again(outcome: Outcome) -> None:
+    work = outcome.work
+    session = db.session()
+    values = {**_place(work), "problem": outcome.problem}
+    if outcome.kind == "failed":
+        session.execute(_FAIL, {**values, "generation": work.generation})
+    else:
+        wait = outcome.wait if outcome.wait is not None else backoff(work.attempts)
+        session.execute(_LATER, {**values, "wait": wait, "counts": outcome.counts})
+    place = {"tenant": work.target.tenant, "target": work.target.id, "id": work.resource_id}
+    if outcome.never_there:
+        session.execute(_NEVER_THERE, place)
+    else:
+        session.execute(_BLAME, {**place, "problem": outcome.problem})
+
+
+def _has_arrived(outcome: Outcome) -> bool:
+    return outcome.remote_id is not None and outcome.remote_id != outcome.work.remote_id
+
+
+def _arrived(target: Target, works: Sequence[Work]) -> None:
+    """Groups and reports that name these are owed: until now they had to leave them out."""
+    if not works:
+        return
+    waiting = _WHO_WAITS.bindparams(
+        tenant=target.tenant,
+        target=target.id,
+        ids=[work.resource_id for work in works],
+        groups=GROUPS,
+        people=PEOPLE,
+    ).columns(
+        sa.column("target_id", sa.Text),
+        sa.column("resource_type", sa.Text),
+        sa.column("resource_id", sa.Text),
+        sa.column("task", sa.Text),
+        sa.column("lane", sa.SmallInteger),
+    )
+    events.owe(sa.select(waiting.subquery("waiting")), target.tenant)
+
+
+def backoff(attempts: int) -> float:
+    """Seconds to the next try: doubling, and spread so that what failed together does not return together."""
+    return _spread(min(_FIRST_WAIT * 2.0 ** min(attempts, 20), _LONGEST_WAIT))
+
+
+def _spread(seconds: float) -> float:
+    return seconds * (0.75 + secrets.randbelow(500) / 1000)

@@ -1,0 +1,142 @@
+"""What a claimed delivery comes to: the present state against what is remembered of the target.
+
+Owns the decision per resource (provide, disable, delete, nothing), read in sets for all works of a target at once,
+and the mark that must be committed before anything is sent: that somebody is being created. What may be taken away is
+`guard`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+
+from broker.db import db
+from broker.models import Resource, TargetResource
+
+from . import guard, render
+from .reach import reached
+from .work import Target, Work
+
+_CREATING = sa.text("""
+    INSERT INTO target_resources AS t (tenant_id, target_id, resource_id, resource_type, state)
+    SELECT :tenant, :target, u.id, u.type, 'creating'
+    FROM unnest(CAST(:ids AS text[]), CAST(:types AS text[])) AS u(id, type)
+    ON CONFLICT (tenant_id, target_id, resource_id)
+    DO UPDATE SET state = 'creating', remote_id = NULL, sent_digest = NULL, updated_at = now()
+    WHERE t.remote_id IS NULL
+""")
+
+
+class _There(NamedTuple):
+    """What is remembered of a resource at the target."""
+
+    state: str
+    remote_id: str | None
+    digest: bytes | None
+
+
+def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+    """Decide every work, in the open unit of work that claimed them; returns (to send, already done).
+
+    Works that the removal guard holds are in neither.
+    """
+    tenant, ids = target.tenant, [work.resource_id for work in works]
+    if not ids:
+        return [], []
+    rows = _resources(ids)
+    there = _remembered(target, ids)
+    up: dict[str, bool] = {row.id: row.up for row in db.session().execute(reached(tenant, target, ids))}
+    managers = _remote_ids(target, {row.manager_id for row in rows.values() if row.manager_id is not None})
+    for work in works:
+        _decide(work, rows.get(work.resource_id), there.get(work.resource_id), up.get(work.resource_id), managers)
+    taking = [work for work in works if work.losing]
+    passing = guard.let_pass(target, taking) if taking else []
+    allowed = {id(work) for work in passing}
+    works = [work for work in works if not work.losing or id(work) in allowed]
+    making = [
+        work
+        for work in works
+        if work.deed == "provide" and work.usable and there.get(work.resource_id, _GONE).state == "removed"
+    ]
+    if making:
+        db.session().execute(
+            _CREATING,
+            {
+                "tenant": tenant,
+                "target": target.id,
+                "ids": [work.resource_id for work in making],
+                "types": [work.resource_type for work in making],
+            },
+        )
+    return (
+        [work for work in works if work.deed != "nothing"],
+        [work for work in works if work.deed == "nothing"],
+    )
+
+
+_GONE = _There("removed", None, None)
+
+
+def _resources(ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
+    statement: Any = sa.select(
+        Resource.id,
+        Resource.type,
+        Resource.name,
+        Resource.version,
+        Resource.document,
+        Resource.manager_id,
+    ).where(Resource.id.in_(ids))
+    return {row.id: row for row in db.session().execute(statement)}
+
+
+def _remembered(target: Target, ids: Sequence[str]) -> dict[str, _There]:
+    statement = sa.select(
+        TargetResource.resource_id, TargetResource.state, TargetResource.remote_id, TargetResource.sent_digest
+    ).where(TargetResource.target_id == target.id, TargetResource.resource_id.in_(ids))
+    return {row[0]: _There(*row[1:]) for row in db.session().execute(statement)}
+
+
+def _remote_ids(target: Target, ids: set[str]) -> dict[str, str]:
+    if not ids:
+        return {}
+    statement = sa.select(TargetResource.resource_id, TargetResource.remote_id).where(
+        TargetResource.target_id == target.id,
+        TargetResource.resource_id.in_(ids),
+        TargetResource.remote_id.is_not(None),
+    )
+    return {id: remote for id, remote in db.session().execute(statement) if remote is not None}
+
+
+def _decide(
+    work: Work, row: sa.Row[Any] | None, there: _There | None, up: bool | None, managers: Mapping[str, str]
+) -> None:
+    """`up` is None for what is out of reach, False for a person who shall be there but not use it."""
+    there = there or _GONE
+    policy = work.target.deprovision
+    work.remote_id, work.known_digest = there.remote_id, there.digest
+    if row is None:
+        return
+    work.name, work.version, work.usable = row.name, row.version, bool(up)
+    document = orjson.loads(row.document)
+    if row.type == "User":
+        work.document = render.person(document, row.id, usable=bool(up), manager=managers.get(row.manager_id))
+    else:
+        work.document = render.group(document, row.id)
+    work.digest = render.digest(work.document)
+    if up:
+        same = there.state == "present" and there.digest == work.digest
+        # Of a group the members may differ still.
+        work.deed = "nothing" if same and row.type == "User" else "provide"
+    elif policy == "never" or there.state == "removed":
+        work.deed = "nothing"
+    elif up is False:
+        same = there.state == "disabled" and there.digest == work.digest
+        work.deed = "nothing" if same else "provide"
+        work.losing = there.state != "disabled"
+    elif policy == "delete":
+        work.deed, work.losing = "delete", True
+    elif there.state != "disabled":
+        work.deed, work.losing = "disable" if row.type == "User" else "empty", True

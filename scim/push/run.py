@@ -1,0 +1,241 @@
+"""The work of pushing: takes what is due, sends it over a few connections at once, settles what came back.
+
+Owns the loop, its threads and the clients it speaks through. One thread does all the claiming and settling, in
+sets; the others only talk to targets. However it ends, nothing is lost: what was claimed falls due again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import psycopg.errors
+import sqlalchemy as sa
+from flask import Flask, current_app
+
+from broker import running
+from broker.config import Config
+from broker.context import Scope, acting, system
+from broker.db import unit
+from broker.vault import VaultError
+from connectors.egress import Egress
+from connectors.http import HttpClient
+from scim.client import TargetClient
+
+from . import outbox, plan, reach
+from .delivery import Channel, carry_out
+from .work import LEASE, Outcome, Target, Work, read_target
+
+CONNECTIONS = 8
+_WINDOW = 4 * CONNECTIONS
+"""Works claimed at a time: enough to keep the connections busy, few enough to lose little to a kill."""
+_TARGETS = 16
+_ATTEMPTS = 5
+_CLIENTS = "scaikey.push.clients"
+
+log = logging.getLogger("scaikey.push")
+
+
+@dataclass
+class Tally:
+    """What one run did: works by what became of them, and expansions made."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    expansions: int = 0
+
+    @property
+    def worked(self) -> int:
+        return self.outcomes.total() + self.expansions
+
+
+def drain(limit_seconds: float = 30.0, limit: int | None = None) -> Tally:
+    """Send what is due until nothing is, the time is up, or `limit` works are done. Needs an app context, no open unit.
+
+    What must wait (a retry, a postponed target) is left for a later run.
+    """
+    with acting(system("push")):
+        return _Run(time.monotonic() + limit_seconds, limit).run()
+
+
+class _Run:
+    def __init__(self, deadline: float, limit: int | None) -> None:
+        self.app = cast(Any, current_app)._get_current_object()
+        self.deadline = deadline
+        self.limit = limit
+        self.tally = Tally()
+        self.channels: dict[tuple[str, str, str], Channel] = {}
+        self.flying: dict[Future[Outcome | None], Work] = {}
+        self.renewed = time.monotonic()
+
+    def run(self) -> Tally:
+        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="push") as pool:
+            try:
+                while True:
+                    took = False
+                    if self._may_take() and len(self.flying) <= _WINDOW // 2:
+                        took = self._take(pool, _WINDOW - len(self.flying))
+                    if self.flying:
+                        self._land()
+                    elif not took:
+                        return self.tally
+                    self._renew()
+            finally:
+                for channel in self.channels.values():
+                    channel.stopped = True
+
+    def _may_take(self) -> bool:
+        left = self.limit is None or self.tally.worked + len(self.flying) < self.limit
+        return left and time.monotonic() < self.deadline
+
+    def _take(self, pool: ThreadPoolExecutor, room: int) -> bool:
+        """Claim up to so many works, a share for each target; whether there was anything to do."""
+        before = self.tally.worked + len(self.flying)
+        targets = outbox.due_targets(_TARGETS)
+        for scope, target_id in targets:
+            share = max(1, room // len(targets))
+            for channel, work in self._claim(scope, target_id, share):
+                self.flying[pool.submit(_fly, self.app, work, channel)] = work
+        return self.tally.worked + len(self.flying) > before
+
+    def _claim(self, scope: Scope, target_id: str, share: int) -> list[tuple[Channel, Work]]:
+        """Claimed and decided in one transaction; expansions are carried out on the spot."""
+        with unit(scope):
+            try:
+                target = read_target(scope, target_id)
+            except VaultError as error:
+                outbox.postpone(scope, target_id, f"Its credential cannot be opened: {error}", 60.0)
+                return []
+            if target is None:
+                return []
+            works = outbox.claim(target, share)
+            to_send, already = plan.prepare(target, [work for work in works if work.task == "push"])
+            if already:
+                outbox.settle(target, [Outcome(work, "done") for work in already])
+        self.tally.outcomes["unchanged"] += len(already)
+        for work in works:
+            if work.task == "expand":
+                self._expand(work)
+        channel = self._channel(target)
+        return [(channel, work) for work in to_send]
+
+    def _expand(self, work: Work) -> None:
+        """Page by page, each with its cursor in one transaction; the rest is anybody's who claims it next."""
+        target, cursor = work.target, work.cursor
+        while True:
+            with unit(target.scope):
+                if not outbox.still_current(work):
+                    outbox.settle(target, [Outcome(work, "back")])
+                    return
+                cursor = reach.expand(target.tenant, target, cursor)
+                if cursor is None:
+                    outbox.settle(target, [Outcome(work, "done")])
+                    self.tally.expansions += 1
+                    return
+                outbox.advance(work, cursor)
+                if time.monotonic() > self.deadline:
+                    outbox.settle(target, [Outcome(work, "back")])
+                    return
+
+    def _land(self) -> None:
+        """Settle everything that came back, in one transaction per target."""
+        done, _ = wait(self.flying, timeout=LEASE / 6, return_when=FIRST_COMPLETED)
+        landed: dict[str, list[Outcome]] = defaultdict(list)
+        for future in done:
+            work = self.flying.pop(future)
+            outcome = future.result()
+            if outcome is None:
+                self.tally.outcomes["lost"] += 1
+            else:
+                landed[work.target.id].append(outcome)
+        for outcomes in landed.values():
+            self._settle(outcomes)
+
+    def _settle(self, outcomes: Sequence[Outcome]) -> None:
+        target = outcomes[0].work.target
+        try:
+            _attempt(target.scope, partial(outbox.settle, target, outcomes))
+        except sa.exc.IntegrityError:
+            # One remote id for two of ours: find out which, and keep the others' results.
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    self._settle([outcome])
+                return
+            problem = f"The target gave the id {outcomes[0].remote_id}, which stands for another resource already."
+            taken = Outcome(outcomes[0].work, "failed", problem=problem)
+            _attempt(target.scope, partial(outbox.settle, target, [taken]))
+            outcomes = [taken]
+        for outcome in outcomes:
+            self.tally.outcomes[outcome.kind] += 1
+            if outcome.problem is not None:
+                log.warning(
+                    "push of %s to %s: %s",
+                    outcome.work.resource_id,
+                    target.id,
+                    outcome.problem,
+                    extra={"tenant": target.tenant},
+                )
+
+    def _renew(self) -> None:
+        if time.monotonic() - self.renewed < LEASE / 3:
+            return
+        self.renewed = time.monotonic()
+        by_target: dict[str, list[Work]] = defaultdict(list)
+        for work in self.flying.values():
+            by_target[work.target.id].append(work)
+        for works in by_target.values():
+            asked = time.monotonic()
+            with unit(works[0].target.scope):
+                ours = outbox.renew(works)
+            for work in works:
+                work.good_until = asked + LEASE if work.key in ours else 0.0
+
+    def _channel(self, target: Target) -> Channel:
+        key = (target.id, target.base_url, target.bearer)
+        known = self.channels.get(key)
+        if known is None or known.stopped:
+            http = http_client(self.app, target.tenant)
+            known = self.channels[key] = Channel(TargetClient(http, target.base_url, target.bearer))
+        return known
+
+
+def _fly(app: Flask, work: Work, channel: Channel) -> Outcome | None:
+    with app.app_context(), acting(system("push")):
+        return carry_out(work, channel)
+
+
+def _attempt(scope: Scope, action: Any) -> None:
+    """Again when two transactions waited for each other: the other one is done by then."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            with unit(scope):
+                action()
+            return
+        except sa.exc.OperationalError as error:
+            if attempt == _ATTEMPTS - 1 or not isinstance(error.orig, psycopg.errors.DeadlockDetected):
+                raise
+
+
+def http_client(app: Flask, tenant_id: str) -> HttpClient:
+    """The tenant's guarded client: it reaches what this tenant may reach, and its connections are nobody else's."""
+    clients: dict[str, HttpClient] = app.extensions.setdefault(_CLIENTS, {})
+    if tenant_id not in clients:
+        clients[tenant_id] = HttpClient(egress(running.config(), tenant_id))
+    return clients[tenant_id]
+
+
+def egress(config: Config, tenant_id: str) -> Egress:
+    """What connections made for this tenant may reach."""
+    urls = (config.base_url, config.database_url, config.redis_url)
+    ports = {urlsplit(url).port for url in urls if url is not None}
+    return Egress(
+        loopback=config.allow_http_loopback,
+        allowed=[(rule.network, rule.port) for rule in config.egress_allow if rule.tenant in ("*", tenant_id)],
+        own_ports=frozenset(port for port in ports if port is not None),
+    )

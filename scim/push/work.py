@@ -1,0 +1,125 @@
+"""The values that pass between finding, deciding, sending and settling.
+
+Owns no behaviour beyond reading a target's secret: a `Target` is a snapshot of one receiver, a `Work` one claimed
+delivery with all that is needed to carry it out, an `Outcome` what became of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from broker.context import Scope
+from broker.db import db
+from broker.models import ScimTarget
+from broker.registry.targets import bearer_token
+
+LEASE = 45.0
+"""Seconds a claim lasts unless renewed; the work of a killed process is taken up after as long."""
+
+Deed = Literal["provide", "disable", "delete", "empty", "nothing", "expand"]
+"""`empty`: take our members out of a group that cannot be disabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One receiver as it stood when work was claimed for it."""
+
+    scope: Scope
+    id: str
+    application_id: str
+    base_url: str
+    reach: str
+    deprovision: str
+    removal_guard: Mapping[str, int]
+    postponements: int
+    approved_until: datetime | None
+    bearer: str = field(repr=False)
+
+    @property
+    def tenant(self) -> str:
+        assert self.scope.tenant_id is not None
+        return self.scope.tenant_id
+
+
+@dataclass(slots=True)
+class Work:
+    """One claimed delivery."""
+
+    target: Target
+    resource_type: str
+    resource_id: str
+    task: str
+    generation: int
+    fence: int
+    attempts: int
+    cursor: str | None
+    owed_anew: datetime
+    """When it was last owed, held or released by a person."""
+    deed: Deed = "nothing"
+    name: str = ""
+    document: dict[str, Any] = field(default_factory=dict)
+    digest: bytes = b""
+    version: int = 0
+    usable: bool = True
+    """Whether a person shall be able to use the application; makes the difference between present and disabled."""
+    remote_id: str | None = None
+    known_digest: bytes | None = None
+    losing: bool = False
+    good_until: float = field(default_factory=lambda: time.monotonic() + LEASE)
+    """By this process's own clock; checked before every request that changes something."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.resource_type, self.resource_id, self.task
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a work.
+
+    `done` and `failed` are final until the resource changes; `later` is tried again after `wait` seconds; `back` was
+    not tried. `state`, where given, is how the resource now stands at the target.
+    """
+
+    work: Work
+    kind: Literal["done", "failed", "later", "back"]
+    state: Literal["creating", "present", "disabled", "removed"] | None = None
+    remote_id: str | None = None
+    digest: bytes | None = None
+    problem: str | None = None
+    wait: float | None = None
+    pause: float | None = None
+    """The target as a whole is in trouble: send nothing to it for so many seconds at least."""
+    counts: bool = True
+    """Whether a day of such failures ends in `failed`."""
+    never_there: bool = False
+    """The target refused to make it: there is nothing to remember."""
+
+
+def read_target(scope: Scope, target_id: str) -> Target | None:
+    """The target in the open unit of work, or None unless it is to be served. Raises VaultError."""
+    row = (
+        db.session()
+        .execute(sa.select(ScimTarget).where(ScimTarget.id == target_id, ScimTarget.status == "active"))
+        .scalar_one_or_none()
+    )
+    if row is None:
+        return None
+    return Target(
+        scope=scope,
+        id=row.id,
+        application_id=row.application_id,
+        base_url=row.base_url,
+        reach=row.scope,
+        deprovision=row.deprovision,
+        removal_guard=dict(row.removal_guard),
+        postponements=row.postponements,
+        approved_until=row.approved_removals_until,
+        bearer=bearer_token(row),
+    )

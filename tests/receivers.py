@@ -1,0 +1,300 @@
+"""Counterparts that receive SCIM: another project's server as a process, and one of ours that misbehaves on order."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+TOKEN = "receiver-token"
+
+
+class Remote:
+    """A receiver as its own administrator sees it: asked directly, not through us."""
+
+    def __init__(self, base_url: str, token: str = TOKEN) -> None:
+        self.base_url = base_url
+        self.token = token
+
+    def get(self, path: str) -> dict[str, Any]:
+        request = urllib.request.Request(self.base_url + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def send(self, method: str, path: str, body: Any = None) -> int:
+        request = urllib.request.Request(
+            self.base_url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/scim+json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def all(self, endpoint: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(f"/{endpoint}?startIndex={len(found) + 1}&count=100")
+            found += page.get("Resources", [])
+            if len(found) >= page["totalResults"] or not page.get("Resources"):
+                return found
+
+    def users(self) -> dict[str, dict[str, Any]]:
+        listed = self.all("Users")
+        named = {user["userName"]: user for user in listed}
+        assert len(named) == len(listed), "the receiver has an account twice"
+        return named
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        return {group["displayName"]: group for group in self.all("Groups")}
+
+    def members(self, group: str) -> set[str]:
+        return {member["value"] for member in self.groups()[group].get("members", [])}
+
+
+@contextmanager
+def scim2_server() -> Iterator[Callable[[str], Remote]]:
+    """scim2-server's own test server; yields a maker of receivers, one tenant of it each."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "scim2_server.testserver.cli", "--port", str(port), "--bearer-token", TOKEN]
+    process = subprocess.Popen([*command, "--dynamic-tenants"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, "scim2-server does not start"
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        yield lambda tenant: Remote(f"http://127.0.0.1:{port}/{tenant}/v2")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass
+class Asked:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+    at: float
+
+
+@dataclass
+class Answer:
+    """What to say: `delay` seconds late, `cut` in the middle of the body, or (`status` 0) not at all."""
+
+    status: int
+    body: dict[str, Any] | bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    cut: bool = False
+
+
+Fault = Callable[[Asked, Callable[[], Answer]], Answer | None]
+"""Given the request and a way to carry it out, the answer; None leaves the request to the next fault."""
+
+
+class Receiver(Remote):
+    """A small SCIM server in threads of this process. Each fault is used once, on the first request it wants."""
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__(base_url)
+        self.asked: list[Asked] = []
+        self.faults: list[Fault] = []
+        self.stored: dict[str, dict[str, dict[str, Any]]] = {"Users": {}, "Groups": {}}
+        self.numbers = itertools.count(1)
+        self.lock = threading.RLock()
+        self.busy: set[str] = set()
+        self.overlaps: list[str] = []
+        """Paths of resources that were being changed twice at the same time."""
+
+    def fault(self, method: str, path: str, answer: Answer | Fault, times: int = 1) -> None:
+        """The next `times` requests of that method whose path matches get this answer instead."""
+
+        def wanted(asked: Asked, act: Callable[[], Answer]) -> Answer | None:
+            if asked.method != method or not re.fullmatch(path, asked.path):
+                return None
+            return answer(asked, act) if callable(answer) else answer
+
+        self.faults.extend([wanted] * times)
+
+    def requests(self, method: str, path: str = ".*") -> list[Asked]:
+        return [asked for asked in self.asked if asked.method == method and re.fullmatch(path, asked.path)]
+
+    def answer(self, asked: Asked) -> Answer:
+        with self.lock:
+            self.asked.append(asked)
+            for fault in list(self.faults):
+                answer = fault(asked, lambda: self.act(asked))
+                if answer is not None:
+                    self.faults.remove(fault)
+                    return answer
+        return self.act(asked)
+
+    def act(self, asked: Asked) -> Answer:
+        with self.lock:
+            endpoint, _, id = asked.path.strip("/").partition("/")
+            stored = self.stored.get(endpoint)
+            if stored is None or (id and id not in stored and asked.method != "POST"):
+                return _error(404, "no such resource")
+            match asked.method:
+                case "GET" if id:
+                    return Answer(200, stored[id])
+                case "GET":
+                    return self._listed(stored, asked.query)
+                case "POST":
+                    return self._made(endpoint, stored, asked.body)
+                case "PUT":
+                    if self._taken(endpoint, stored, asked.body, id):
+                        return _error(409, "userName is taken", "uniqueness")
+                    kept = {} if "members" in asked.body else {"members": []}
+                    stored[id] = {**asked.body, **kept, "id": id}
+                    return Answer(200, stored[id])
+                case "PATCH":
+                    return self._patched(stored[id], asked.body)
+                case "DELETE":
+                    del stored[id]
+                    return Answer(204)
+            return _error(405, "no such method")
+
+    def _listed(self, stored: dict[str, dict[str, Any]], query: dict[str, str]) -> Answer:
+        found = list(stored.values())
+        if "filter" in query:
+            match = re.fullmatch(r'(\w+) eq "(.*)"', query["filter"])
+            assert match is not None
+            name, value = match[1], json.loads(f'"{match[2]}"')
+            found = [one for one in found if str(one.get(name)).lower() == value.lower()]
+        start, count = int(query.get("startIndex", 1)) - 1, int(query.get("count", 100))
+        return Answer(200, {"totalResults": len(found), "Resources": found[start : start + count]})
+
+    def _made(self, endpoint: str, stored: dict[str, dict[str, Any]], body: dict[str, Any]) -> Answer:
+        if self._taken(endpoint, stored, body, None):
+            return _error(409, "userName is taken", "uniqueness")
+        id = f"r{next(self.numbers)}"
+        stored[id] = {**body, "id": id}
+        return Answer(201, stored[id])
+
+    @staticmethod
+    def _taken(endpoint: str, stored: dict[str, dict[str, Any]], body: dict[str, Any], id: str | None) -> bool:
+        return endpoint == "Users" and any(
+            one["userName"].lower() == body["userName"].lower() for key, one in stored.items() if key != id
+        )
+
+    @staticmethod
+    def _patched(resource: dict[str, Any], body: dict[str, Any]) -> Answer:
+        for operation in body["Operations"]:
+            path, value = operation.get("path"), operation.get("value")
+            removed = re.fullmatch(r'members\[value eq "(.*)"\]', path or "")
+            members = resource.setdefault("members", [])
+            if removed is not None:
+                members[:] = [member for member in members if member["value"] != removed[1]]
+            elif path == "members":
+                members.extend(member for member in value if member not in members)
+            elif path is None:
+                resource.update(value)
+            elif operation["op"] == "remove":
+                resource.pop(path, None)
+            else:
+                resource[path] = value
+        return Answer(200, resource)
+
+
+def _error(status: int, detail: str, scim_type: str | None = None) -> Answer:
+    body = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": str(status), "detail": detail}
+    return Answer(status, body if scim_type is None else {**body, "scimType": scim_type})
+
+
+@contextmanager
+def faulty_receiver() -> Iterator[Receiver]:
+    """A `Receiver` that listens on a free loopback port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            parts = urlsplit(self.path)
+            length = int(self.headers.get("Content-Length", 0))
+            raw = self.rfile.read(length)
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self.say(_error(401, "who are you?"))
+                return
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            path = unquote(parts.path.removeprefix("/v2"))
+            asked = Asked(self.command, path, query, json.loads(raw) if raw else None, time.monotonic())
+            changing = asked.method != "GET"
+            with receiver.lock:
+                if changing and path in receiver.busy and path.count("/") == 2:
+                    receiver.overlaps.append(path)
+                receiver.busy.add(path)
+            try:
+                answer = receiver.answer(asked)
+                if answer.delay:
+                    closing.wait(answer.delay)
+            finally:
+                with receiver.lock:
+                    receiver.busy.discard(path)
+            self.say(answer)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+        def say(self, answer: Answer) -> None:
+            if not answer.status:
+                self.close_connection = True
+                return
+            body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body or {}).encode()
+            if answer.body is None:
+                body = b""
+            try:
+                self.send_response(answer.status)
+                headers = {"Content-Type": "application/scim+json", **answer.headers}
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                if answer.status != 204:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2] if answer.cut else body)
+            except OSError:
+                self.close_connection = True
+            if answer.cut:
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            """Quiet: the log is `asked`."""
+
+    closing = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    receiver = Receiver(f"http://127.0.0.1:{server.server_address[1]}/v2")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        closing.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
