@@ -51,7 +51,7 @@ class StartRefused(Exception):
 def create_app(config: Config | None = None, *, role: Role = "web") -> Flask:
     """The app of one process. Raises ConfigError, ServicesFailed, StartRefused."""
     app = Flask("scaikey", static_folder=None, template_folder=str(_TEMPLATES))
-    _connect(app, config or _load(), role)
+    _connect(app, config or load_config(), role)
     with app.app_context():
         _refuse_a_broken_wall()
         if role == "web":
@@ -59,9 +59,11 @@ def create_app(config: Config | None = None, *, role: Role = "web") -> Flask:
     return app
 
 
-def _load() -> Config:
+def load_config() -> Config:
+    """The environment, and the log it asks for. Raises ConfigError."""
     loaded = config.load()
     logs.configure(loaded)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     return loaded
 
 
@@ -83,6 +85,8 @@ def _refuse_a_broken_wall() -> None:
     """Raises StartRefused when roles, migrations or the key are not what they must be."""
     for verdict in health.preconditions():
         if not verdict.ok:
+            for engine in db.db.engines.values():
+                engine.dispose()
             raise StartRefused(f"{verdict.name}: {verdict.found}. {verdict.mend}".strip())
 
 

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from broker import attributes, config, credentials, embedded, health, logs, migrations, running, supervisor
-from broker.app import StartRefused, create_app
+from broker import attributes, config, credentials, embedded, health, migrations, running, supervisor
+from broker.app import StartRefused, create_app, load_config
 from broker.config import Config, ConfigError
 from broker.context import Scope, acting, system
 from broker.db import connect, db, platform_scope, unit
@@ -80,19 +80,13 @@ def _fail(line: str) -> NoReturn:
 @contextmanager
 def running_app() -> Iterator[Flask]:
     """The assembled app without its doors, for commands that work on the directory."""
-    loaded = _loaded()
+    loaded = load_config()
     app = create_app(loaded, role="worker")
     try:
         with app.app_context():
             yield app
     finally:
         _services_of(app).stop()
-
-
-def _loaded() -> Config:
-    loaded = config.load()
-    logs.configure(loaded)
-    return loaded
 
 
 def _services_of(app: Flask) -> Services:
@@ -147,7 +141,7 @@ def clock() -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the database's schema to its head."""
-    loaded = _loaded()
+    loaded = load_config()
     with embedded.attach(loaded) as services:
         click.echo(f"at {_migrate(services.configure(loaded))}")
 
@@ -208,7 +202,7 @@ def _super_admin(email: str) -> str:
 @cli.command()
 def doctor() -> None:
     """Look at everything this installation stands on."""
-    loaded = _loaded()
+    loaded = load_config()
     with embedded.attach(loaded) as services:
         app = Flask("doctor")
         configured = services.configure(loaded)

@@ -122,7 +122,7 @@ def _migrations() -> Verdict:
     if found == migrations.head():
         return Verdict("migrations", True, f"at {found}")
     return Verdict(
-        "migrations", False, f"at {found or 'nothing'}, and {migrations.head()} is needed", "scaikey migrate"
+        "migrations", False, f"at {found or 'nothing'}, and {migrations.head()} is needed", "Run `scaikey migrate`."
     )
 
 

@@ -16,6 +16,9 @@ from broker.context import Scope
 from broker.db import connect, db, platform_scope
 from broker.embedded import Services
 from broker.models import IdentityProvider, Partner, Tenant
+from tests.casting import cast, platform, web
+
+__all__ = ["cast", "platform", "web"]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import pytest
 from broker.context import Scope
 from broker.db import unit
 from broker.models import Event
-
-from .conftest import Cast, code
+from tests.casting import Cast, code
 
 
 def new(**fields: object) -> dict[str, object]:

@@ -10,8 +10,7 @@ import pytest
 from broker.context import Scope
 from broker.db import unit
 from broker.models import Event
-
-from .conftest import Cast, code, make_token, make_user
+from tests.casting import Cast, code, make_token, make_user
 
 
 def new(**fields: object) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask
@@ -20,7 +20,9 @@ from broker.directory import Directory
 from broker.embedded import Services
 from broker.models import Partner, RoleAssignment
 from broker.registry import partners
-from tests.conftest import World
+
+if TYPE_CHECKING:
+    from tests.conftest import World
 
 PREFIX = "/api/v1"
 EVERY_SCOPE = ("scaikey:read", "scaikey:write", "scim", "introspect")
