@@ -7,7 +7,8 @@ the doors, and gives every answer its request id and its headers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from broker import api, config, db, doors, embedded, health, logs, pages, runnin
 from broker.config import Config, is_loopback
 from broker.context import ANONYMOUS, acting, request_id_from
 from broker.doors import Door
+from broker.embedded import Services
 from broker.errors import BadRequest, Problem
 from scim import server
 
@@ -57,6 +59,18 @@ def create_app(config: Config | None = None, *, role: Role = "web") -> Flask:
         if role == "web":
             _open_doors(app)
     return app
+
+
+@contextmanager
+def running_app() -> Iterator[Flask]:
+    """The assembled app without its doors, for commands that work on the directory."""
+    app = create_app(load_config(), role="worker")
+    services: Services = app.extensions["scaikey.services"]
+    try:
+        with app.app_context():
+            yield app
+    finally:
+        services.stop()
 
 
 def load_config() -> Config:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -21,13 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from broker import attributes, config, credentials, embedded, health, migrations, running, supervisor
-from broker.app import StartRefused, create_app, load_config
+from broker import attributes, commands, config, credentials, embedded, health, migrations, running, supervisor
+from broker.app import StartRefused, load_config, running_app
 from broker.config import Config, ConfigError
 from broker.context import Scope, acting, system
 from broker.db import connect, db, platform_scope, unit
 from broker.directory import Directory
-from broker.embedded import Services
 from broker.models import PersonalAccessToken, User
 from broker.registry import changes, partners, roles
 
@@ -48,6 +45,11 @@ def sync() -> None:
 @cli.group()
 def scim() -> None:
     """Import and export people, groups and units."""
+
+
+sync.add_command(commands.run_sync)
+scim.add_command(commands.import_file)
+scim.add_command(commands.export_file)
 
 
 @cli.group()
@@ -75,23 +77,6 @@ def main() -> None:
 def _fail(line: str) -> NoReturn:
     click.echo(f"scaikey: {line}", err=True)
     sys.exit(2)
-
-
-@contextmanager
-def running_app() -> Iterator[Flask]:
-    """The assembled app without its doors, for commands that work on the directory."""
-    loaded = load_config()
-    app = create_app(loaded, role="worker")
-    try:
-        with app.app_context():
-            yield app
-    finally:
-        _services_of(app).stop()
-
-
-def _services_of(app: Flask) -> Services:
-    services: Services = app.extensions["scaikey.services"]
-    return services
 
 
 host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")

@@ -1,0 +1,219 @@
+"""The commands that move a directory: import a file, export one, run a sync.
+
+Owns their options, the progress they show (a bar on a terminal, a line of JSON per event with `--json`) and their exit
+status: 0 done, 3 removals are held, 1 failed, 2 could not begin. The work is `sync`'s and `scim.archive`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import sqlalchemy as sa
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from broker import context, sync
+from broker.app import running_app
+from broker.context import Scope
+from broker.db import platform_scope, unit
+from broker.errors import Problem
+from broker.models import IdentityProvider, SyncRun, Tenant
+from broker.registry import providers
+from broker.sync import SyncProgress
+from connectors import kinds
+from connectors.port import ChangeFeed, Misconfigured
+from scim import archive
+
+_STATUS = {"done": 0, "held": 3, "failed": 1}
+_SHOWN = ("read", "created", "updated", "unchanged", "disabled", "removed", "skipped", "held_removals")
+_PATIENCE = sync.LEASE.total_seconds() + 2
+"""Seconds to wait for a run that died: as long as its lease may last."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON line per event instead of a progress bar.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--provider", "provider_id", help="The provider whose directory the file is an export of.")
+@click.option("--tenant", "slug", help="The tenant an NDJSON archive belongs to.")
+@dry_run_option
+@json_option
+def import_file(file: Path, provider_id: str | None, slug: str | None, dry_run: bool, as_json: bool) -> None:
+    """Read FILE, an LDIF export, as a full pass of a provider."""
+    if slug is not None or file.suffix == ".ndjson":
+        _refuse("NDJSON archives are not available; an LDIF export is read with --provider")
+    if provider_id is None:
+        _refuse("name the provider: --provider idp_…")
+    with _ready():
+        scope = _scope_of_provider(provider_id)
+        feed = _feed(scope, provider_id, file)
+        with _watching(as_json) as watch:
+            run_id = sync.pull(scope, provider_id, feed, dry_run=dry_run, progress=watch, patience=_PATIENCE)
+        with unit(scope) as session:
+            run = session.get_one(SyncRun, (scope.tenant_id, run_id))
+            _tell_outcome(run, as_json)
+            status = 3 if dry_run and run.hold_reason else _STATUS[run.status]
+    sys.exit(status)
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--tenant", "slug", required=True, help="The tenant's slug.")
+@click.option("--provider", "provider_id", help="Whose records; may be left out where the tenant has one directory.")
+@json_option
+def export_file(file: Path, slug: str, provider_id: str | None, as_json: bool) -> None:
+    """Write to FILE, as LDIF, what a provider said, without loss."""
+    if file.suffix == ".ndjson":
+        _refuse("NDJSON archives are not available; name the file *.ldif")
+    with _ready():
+        scope = _scope_of_tenant(slug)
+        chosen = _provider_of(scope, provider_id)
+        with _bar(as_json, MofNCompleteColumn()) as show:
+            written = archive.export_ldif(scope, chosen, file, lambda done, total: show(done, total, done))
+    if as_json:
+        _line("done", entries=written, file=str(file))
+    else:
+        click.echo(f"{written} entries in {file}")
+
+
+@click.command("run")
+@click.argument("provider_id")
+@dry_run_option
+@click.option("--full", is_flag=True, help="Read everything, not only what changed.")
+def run_sync(provider_id: str, dry_run: bool, full: bool) -> None:
+    """Read a live upstream."""
+    with _ready():
+        _scope_of_provider(provider_id)
+    _refuse(f"not available: {provider_id} reads exported files; import one with `scaikey scim import`")
+
+
+def _refuse(line: str) -> NoReturn:
+    raise click.ClickException(line)
+
+
+@contextmanager
+def _ready() -> Iterator[None]:
+    try:
+        with running_app(), context.acting(context.system("operator")):
+            yield
+    except Problem as problem:
+        _refuse(problem.detail)
+    except Misconfigured as flaw:
+        _refuse(str(flaw))
+    except OSError as error:
+        _refuse(str(error))
+
+
+def _scope_of_provider(provider_id: str) -> Scope:
+    return _scope(
+        sa.select(Tenant).where(
+            Tenant.id.in_(sa.select(IdentityProvider.tenant_id).where(IdentityProvider.id == provider_id))
+        ),
+        f"there is no provider {provider_id}",
+    )
+
+
+def _scope_of_tenant(slug: str) -> Scope:
+    return _scope(sa.select(Tenant).where(Tenant.slug == slug), f"there is no tenant {slug}")
+
+
+def _scope(statement: sa.Select[Any], otherwise: str) -> Scope:
+    with platform_scope() as session:
+        tenant: Tenant | None = session.scalar(statement)
+        if tenant is None:
+            _refuse(otherwise)
+        return Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug)  # type: ignore[arg-type]
+
+
+def _provider_of(scope: Scope, provider_id: str | None) -> str:
+    with unit(scope) as session:
+        found = session.scalars(sa.select(IdentityProvider.id).where(IdentityProvider.kind == "ldap")).all()
+    if provider_id is not None:
+        if provider_id not in found:
+            _refuse(f"the tenant has no directory {provider_id}")
+        return provider_id
+    if len(found) != 1:
+        _refuse(f"the tenant has {len(found)} directories: choose one with --provider")
+    return found[0]
+
+
+def _feed(scope: Scope, provider_id: str, file: Path) -> ChangeFeed:
+    with unit(scope) as session:
+        provider = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
+        config = kinds.config_from(provider.kind, providers.full_config(provider))
+        return kinds.file_feed(provider.kind, config, file)
+
+
+@contextmanager
+def _watching(as_json: bool) -> Iterator[Callable[[SyncProgress], None]]:
+    with _bar(as_json, DownloadColumn(binary_units=True)) as show:
+
+        def watch(now: SyncProgress) -> None:
+            if as_json:
+                _line("progress", **asdict(now))
+            elif now.total is not None:
+                show(now.done or 0, now.total, now.read)
+
+        yield watch
+
+
+@contextmanager
+def _bar(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar where somebody watches: `show(done, total, records)`."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), amount, TextColumn("{task.description}"), TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
+        task = progress.add_task("")
+        begun = time.monotonic()
+        first: list[int] = []
+
+        def show(done: int, total: int, records: int) -> None:
+            first[:] = first or [records]  # a run that was taken up again had read some before
+            pace = (records - first[0]) / max(time.monotonic() - begun, 0.001)
+            progress.update(task, completed=done, total=total, description=f"{records} records, {pace:.0f}/s")
+
+        yield show
+
+
+def _tell_outcome(run: SyncRun, as_json: bool) -> None:
+    numbers = {name: getattr(run, name) for name in _SHOWN}
+    if as_json:
+        told = {"hold_reason": run.hold_reason, "problem": run.problem, "plan": run.plan}
+        _line(run.status, run_id=run.id, dry_run=run.dry_run, **numbers, **told)
+        return
+    title = f"{run.id}: {'dry run, ' if run.dry_run else ''}{run.status}"
+    table = Table(*_SHOWN, title=title, title_justify="left")
+    table.add_row(*(str(number) for number in numbers.values()))
+    console = Console()
+    for line in run.plan:
+        console.print(escape(line), highlight=False)
+    console.print(table)
+    if run.problem:
+        console.print(f"[red]failed[/]: {escape(run.problem)}")
+    if run.hold_reason:
+        console.print(f"[yellow]held[/]: {escape(run.hold_reason)}")
+    if run.status == "held":
+        console.print(f"Nothing was taken away. Decide with POST /api/v1/sync-runs/{run.id}/approve or …/reject.")
+
+
+def _line(event: str, **told: Any) -> None:
+    click.echo(json.dumps({"event": event, **told}))
