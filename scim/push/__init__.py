@@ -7,7 +7,8 @@ holds mass removals, `delivery` talks to the target through `scim.client`, `outb
 
 from __future__ import annotations
 
+from .outbox import is_due
 from .reach import owed
 from .run import Tally, drain, egress
 
-__all__ = ["Tally", "drain", "egress", "owed"]
+__all__ = ["Tally", "drain", "egress", "is_due", "owed"]

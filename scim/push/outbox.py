@@ -157,6 +157,11 @@ def due_targets(limit: int) -> list[tuple[Scope, str]]:
     return [(Scope(tenant, partner, kind, slug), target) for tenant, target, partner, kind, slug in rows]
 
 
+def is_due() -> bool:
+    """Whether anything may be sent now."""
+    return bool(due_targets(1))
+
+
 def claim(target: Target, limit: int) -> list[Work]:
     """Take due deliveries of the target, ours until the lease ends; groups only when no person is due or on the way."""
     rows = db.session().execute(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,20 +55,21 @@ class Tally:
         return self.outcomes.total() + self.expansions
 
 
-def drain(limit_seconds: float = 30.0, limit: int | None = None) -> Tally:
-    """Send what is due until nothing is, the time is up, or `limit` works are done. Needs an app context, no open unit.
+def drain(limit_seconds: float = 30.0, limit: int | None = None, stopping: Callable[[], bool] = lambda: False) -> Tally:
+    """Send what is due until nothing is, the time is up, `limit` works are done, or `stopping` says so.
 
-    What must wait (a retry, a postponed target) is left for a later run.
+    What must wait (a retry, a postponed target) is left for a later run. Needs an app context and no open unit.
     """
     with acting(system("push")):
-        return _Run(time.monotonic() + limit_seconds, limit).run()
+        return _Run(time.monotonic() + limit_seconds, limit, stopping).run()
 
 
 class _Run:
-    def __init__(self, deadline: float, limit: int | None) -> None:
+    def __init__(self, deadline: float, limit: int | None, stopping: Callable[[], bool]) -> None:
         self.app = cast(Any, current_app)._get_current_object()
         self.deadline = deadline
         self.limit = limit
+        self.stopping = stopping
         self.tally = Tally()
         self.channels: dict[tuple[str, str, str], Channel] = {}
         self.flying: dict[Future[Outcome | None], Work] = {}
@@ -87,12 +88,19 @@ class _Run:
                         return self.tally
                     self._renew()
             finally:
-                for channel in self.channels.values():
-                    channel.stopped = True
+                self._stop()
 
     def _may_take(self) -> bool:
+        if self.stopping():
+            self._stop()
+            return False
         left = self.limit is None or self.tally.worked + len(self.flying) < self.limit
         return left and time.monotonic() < self.deadline
+
+    def _stop(self) -> None:
+        """What has not begun yet is given back."""
+        for channel in self.channels.values():
+            channel.stopped = True
 
     def _take(self, pool: ThreadPoolExecutor, room: int) -> bool:
         """Claim up to so many works, a share for each target; whether there was anything to do."""

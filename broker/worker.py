@@ -1,0 +1,185 @@
+"""The processes that work in the background: the worker, which is woken, and the clock, which looks by itself.
+
+Owns the jobs there are, the refusal of all others, and the clock's sweeps. A job is a name, as JSON; what is to be
+done is in PostgreSQL, so that a lost, doubled or forged job does no harm. The work itself is `scim.push`'s and
+`directory`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import redis
+import sqlalchemy as sa
+from rq import Queue, Worker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from broker import bell, running
+from broker.context import Scope, acting, system
+from broker.db import db, platform_scope, unit
+from broker.directory import Directory
+from broker.models import Resource, Tenant
+from scim import push
+
+_BATCH_SECONDS, _BATCH = 30.0, 2_000
+_TICK_SECONDS = 2.0
+_EXPIRY_SECONDS = 30.0
+_WORKER_TTL = 30
+
+log = logging.getLogger("scaikey.worker")
+
+_stopping = threading.Event()
+
+
+def deliver() -> None:
+    """Send a batch of what is owed, and pass the word on when there is more."""
+    bell.heard()
+    tally = push.drain(_BATCH_SECONDS, _BATCH, _stopping.is_set)
+    if tally.worked and push.is_due():
+        bell.ring()
+
+
+JOBS: Mapping[str, Callable[[], None]] = {bell.PUSH: deliver}
+"""Every job there is. None takes an argument: all of them look into the database."""
+
+
+class Forged(Exception):
+    """A job that is none of ours."""
+
+
+class HouseJob(Job):
+    """A job by its name in `JOBS`: nothing that stands in Valkey is ever imported or called."""
+
+    @property
+    def func(self) -> Callable[[], None]:
+        job = JOBS.get(self.func_name or "")
+        if job is None or self.instance is not None or self.args or self.kwargs:
+            raise Forged("a job that is none of ours was refused")
+        return job
+
+    @property
+    def success_callback(self) -> None:
+        return None
+
+    @property
+    def failure_callback(self) -> None:
+        return None
+
+    @property
+    def stopped_callback(self) -> None:
+        return None
+
+    def send_webhooks(self, *_: object, **__: object) -> None:
+        """Nobody outside is told of jobs."""
+
+
+class HouseWorker(Worker):
+    """Runs `HouseJob`s, each in a child of its own that ends with this process."""
+
+    job_class = HouseJob
+    max_connection_wait_time = 5.0
+
+    @property
+    def asked_to_stop(self) -> bool:
+        return self._shutdown_requested_date is not None
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        # The parent's connections are the parent's.
+        for engine in db.engines.values():
+            engine.dispose(close=False)
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        super().main_work_horse(job, queue)
+
+    def setup_work_horse_signals(self) -> None:
+        """Asked to end, the child finishes what it has begun and gives back the rest."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _stop)
+
+    def handle_warm_shutdown_request(self) -> None:
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
+        if self.horse_pid:
+            os.kill(self.horse_pid, signal.SIGTERM)
+
+
+def work() -> None:
+    """Do the jobs that are rung for until SIGTERM or SIGINT. Waits for Valkey when it is gone. Needs an app context."""
+    while True:
+        valkey = redis.Redis.from_url(running.config().redis_url or "")
+        try:
+            worker = make_worker(valkey)
+            worker.work(logging_level="WARNING")
+            if worker.asked_to_stop:
+                return
+        except (redis.RedisError, OSError) as error:
+            log.warning("Valkey: %s", error)
+        finally:
+            valkey.close()
+        time.sleep(_TICK_SECONDS)
+
+
+def make_worker(valkey: redis.Redis) -> HouseWorker:
+    return HouseWorker(
+        [Queue(bell.QUEUE, connection=valkey, job_class=HouseJob, serializer=JSONSerializer)],
+        connection=valkey,
+        serializer=JSONSerializer,
+        worker_ttl=_WORKER_TTL,
+        log_job_description=False,
+    )
+
+
+def tick() -> None:
+    """Look every few seconds for what is due, until SIGTERM or SIGINT. Needs an app context."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _stop)
+    expired_at = 0.0
+    while not _stopping.is_set():
+        try:
+            sweep()
+            if time.monotonic() - expired_at > _EXPIRY_SECONDS:
+                expire()
+                expired_at = time.monotonic()
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("the clock could not look: %s", error)
+        _stopping.wait(_TICK_SECONDS)
+
+
+def sweep() -> None:
+    """Ring for everything due, whoever forgot to; without a bell, send it from here."""
+    if push.is_due() and not bell.ring():
+        push.drain(_BATCH_SECONDS, _BATCH, _stopping.is_set)
+
+
+def expire() -> None:
+    """Turn every `active_until` that has passed into a change, tenant by tenant."""
+    for scope in _with_expired():
+        with acting(system("clock")):
+            while not _stopping.is_set():
+                with unit(scope):
+                    if not Directory().expire_due():
+                        break
+
+
+def _with_expired() -> list[Scope]:
+    passed = sa.select(Resource.tenant_id).where(
+        Resource.active_until <= sa.func.now(), Resource.active, Resource.removed_at.is_(None)
+    )
+    with platform_scope() as session:
+        tenants = session.scalars(sa.select(Tenant).where(Tenant.id.in_(passed)))
+        return [Scope(one.id, one.partner_id, one.kind, one.slug) for one in tenants]  # type: ignore[arg-type]
+
+
+def _stop(_signum: int, _frame: FrameType | None) -> None:
+    _stopping.set()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
