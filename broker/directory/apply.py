@@ -407,9 +407,6 @@ class PageOfChanges:
     def _write(self, items: Sequence[Item]) -> None:
         fresh = [item.row for item in items if item.row and item.fresh and not item.skipped]
         rows.name_tokens(self.tenant, fresh)
-        for row in fresh:
-            if row.type == "Group":
-                rows.stamp_token(row)
         rows.insert(self.tenant, fresh)
         self._update(items)
         if items:
@@ -441,7 +438,8 @@ class PageOfChanges:
         nos = [item.link.no for item in settled if item.link]
         stored: dict[int, bytes] = {}
         if nos:
-            stored.update(self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos})).tuples().all())
+            found = self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos}))
+            stored.update((no, record) for no, record in found)
         written, renamed = [], []
         for item in settled:
             row, link = item.row, item.link
@@ -479,7 +477,8 @@ class PageOfChanges:
         }
         where = {"tenant": self.tenant, "via": self.via.id}
         numbers: dict[str, int] = {}
-        numbers.update(self.session.execute(_LINK, arrays({**where, "run": self.run_no, **columns})).tuples().all())
+        linked = self.session.execute(_LINK, arrays({**where, "run": self.run_no, **columns}))
+        numbers.update((key, no) for key, no in linked)
         self.session.execute(
             _RECORD,
             arrays(

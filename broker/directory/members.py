@@ -279,7 +279,7 @@ def drop_local(tenant: str, group: str, members: Sequence[str]) -> tuple[list[st
 
 def present(tenant: str, group: str) -> dict[str, bool]:
     """The members of one group: id → whether it was written here."""
-    return dict(db.session().execute(_LOCAL, {"tenant": tenant, "group": group}).tuples().all())
+    return {id: here for id, here in db.session().execute(_LOCAL, {"tenant": tenant, "group": group})}
 
 
 _DELTA_DROP = sa.text("""

@@ -17,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 
 from .. import ids
-from ..attributes import SCAIKEY_GROUP, fold
+from ..attributes import fold
 from ..db import arrays, db
 from . import mapping
 from .mapping import MANAGER, PARENT, Values
@@ -214,15 +214,12 @@ def settle(row: Row, values: Values) -> None:
     shown = {key: value for key, value in values.items() if key not in hidden}
     document = mapping.nested(row.type, row.id, shown)
     if people:
-        document["active"] = row.active
+        if not row.active or "active" not in row.local:
+            document["active"] = row.active
         if row.manager_id is not None:
             mapping.place_reference(document, MANAGER, row.manager_id)
-    elif row.type == "OrganizationalUnit":
-        if row.parent_id is not None:
-            mapping.place_reference(document, PARENT, row.parent_id)
-    elif row.token_name is not None:
-        document["schemas"].append(SCAIKEY_GROUP)
-        document[SCAIKEY_GROUP] = {"tokenName": row.token_name}
+    elif row.type == "OrganizationalUnit" and row.parent_id is not None:
+        mapping.place_reference(document, PARENT, row.parent_id)
     row.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
 
 
@@ -268,12 +265,3 @@ def new_id(resource_type: str) -> str:
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def stamp_token(row: Row) -> None:
-    """Put the group's `token_name`, chosen after its values were settled, into its document."""
-    document = row.read()
-    if SCAIKEY_GROUP not in document:
-        document["schemas"].append(SCAIKEY_GROUP)
-    document[SCAIKEY_GROUP] = {"tokenName": row.token_name}
-    row.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)

@@ -70,8 +70,6 @@ class Directory:
                 self._check_room()
             self._check_name(row)
             rows.name_tokens(self.tenant, [row])
-            if row.token_name is not None:
-                rows.stamp_token(row)
             rows.insert(self.tenant, [row])
             wanted = _member_ids(document)
             if wanted:
@@ -102,8 +100,14 @@ class Directory:
         before, old, name_key, was_active = row.document, row.read(), row.name_key, row.active
         extras, silent = mapping.stored_extras(resource_type, row.local), (row.local, row.pins, row.disabled)
         values = mapping.flattened(resource_type, document)
+        unassigned = complete and resource_type == "User" and "active" not in values
+        if unassigned:
+            values["active"] = True
         self._take_hot(row, values, said)
         row.local, row.pins = self._owned_apart(row, values, said, pin=pin, complete=complete)
+        if unassigned:
+            # Kept so that the attribute stays unassigned: the person is active, and nobody says so (RFC 7644 3.5.2.2).
+            row.local["active"] = None
         self._settle(row, said)
         tally = members.Tally()
         with directory_writes():
