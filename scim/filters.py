@@ -116,9 +116,9 @@ def _order(resource_type: str, sort_by: str, descending: bool) -> Sql:
     except ValidationError as error:
         raise refusal(error) from None
     binding = request.sort_binding(model)
-    if binding is None or hidden(binding) or binding.field_name in RELATIONS:
+    column = None if binding is None else names(resource_type).columns.get(binding.urn)
+    if binding is None or binding.field_name in RELATIONS or (column is None and hidden(binding)):
         raise BadRequest(f"{sort_by} is not an attribute to sort by", scim_type="invalidPath")
-    column = names(resource_type).columns.get(binding.urn)
     reads = column is None
     if column is None:
         column = document_value(binding, _primary(binding) if binding.is_multivalued else head(binding))
@@ -254,7 +254,7 @@ class _Filter(_Comparing):
         resolve = self.bound.resolve_comparison if compared else self.bound.resolve
         binding = resolve(path)
         assert binding is not None
-        if hidden(binding):
+        if hidden(binding) and binding.urn not in self.names.columns:
             raise BadRequest(f"{path} cannot be filtered on", scim_type="invalidFilter")
         self.of_user_type |= binding.field_name == "user_type"
         return binding

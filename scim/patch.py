@@ -220,7 +220,7 @@ def drop_members(tenant: str, group_id: str) -> None:
 
 
 class _Patched(DirectoryStorage):
-    """The storage of one PATCH: the row is locked before it is read, and a group's members are not part of it."""
+    """The storage of one PATCH: the row is locked before it is read, and who is in what is not part of it."""
 
     def get(
         self,
@@ -232,7 +232,7 @@ class _Patched(DirectoryStorage):
         with self._call():
             name = str(resource_type.name)
             self.locked = lock(self.tenant, name, resource_id)
-            return self.model(name, resource_id, lists=name != "Group", local=self.locked.local)
+            return self.model(name, resource_id, lists=False, local=self.locked.local)
 
     def update(
         self,

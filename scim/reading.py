@@ -16,6 +16,7 @@ import psycopg.errors
 import sqlalchemy.exc
 
 from broker import ids
+from broker.attributes import SCAIKEY_GROUP
 from broker.db import IN_TENANT, db
 from broker.directory.mapping import decode_record, render_extras
 from broker.errors import BadRequest, NotFound
@@ -55,8 +56,10 @@ _LISTS = {
         GROUP BY u.start""",
     "Group": """
         SELECT m.start, string_agg('{"value":"' || x.id || '","$ref":"' || %(base)s::text
-            || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || x.id || '","type":"' || x.type
-            || '","display":' || to_json(coalesce(x.display_name, x.name))::text || '}', ',' ORDER BY x.id) AS listed
+            || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || x.id || '","type":"' || x.type || '"'
+            || CASE WHEN %(named)s::boolean
+                    THEN ',"display":' || to_json(coalesce(x.display_name, x.name))::text ELSE '' END
+            || '}', ',' ORDER BY x.id) AS listed
         FROM (SELECT DISTINCT m.group_id AS start, m.member_id FROM memberships m
               WHERE m.tenant_id = scope.tenant AND m.group_id = <start> AND m.member_id IS NOT NULL) m
         JOIN resources x ON x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL
@@ -91,7 +94,7 @@ _MANY_MEMBERS = f"""{IN_TENANT} SELECT m.n FROM scope, LATERAL (
         WHERE m.tenant_id = scope.tenant AND m.group_id = %(id)s AND m.member_id IS NOT NULL
         LIMIT {MOST_MEMBERS_ANSWERED + 1}) m OFFSET 0) m"""
 _RECORDS = f"""{IN_TENANT} SELECT x.* FROM scope, LATERAL (
-    SELECT r.id, r.local,
+    SELECT r.id, r.local, r.token_name,
            (SELECT array_agg(k.record ORDER BY p.priority, p.id) FROM links l
             JOIN identity_providers p ON p.tenant_id = l.tenant_id AND p.id = l.provider_id
             JOIN link_records k ON k.tenant_id = l.tenant_id AND k.link_no = l.no
@@ -109,12 +112,12 @@ def in_unit(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
     return db.session().connection().exec_driver_sql(statement, dict(parameters)).all()
 
 
-def row(run: Run, tenant: str, base: str, resource_type: str, id: str, *, lists: bool) -> Row:
+def row(run: Run, tenant: str, base: str, resource_type: str, id: str, *, lists: bool, named: bool = False) -> Row:
     """One live resource. Raises NotFound."""
     if not ids.is_id(id, PREFIX[resource_type]):
         raise NotFound
-    statement = (_ONE_WITH_LIST if lists else _ONE)[resource_type]
-    found = run(statement, {"tenant": tenant, "base": base, "id": id})
+    statement = _ONE_WITH_LIST[resource_type] if lists and resource_type in _LISTS else _ONE[resource_type]
+    found = run(statement, {"tenant": tenant, "base": base, "id": id, "named": named})
     if not found:
         raise NotFound
     return Row(*found[0])
@@ -122,7 +125,7 @@ def row(run: Run, tenant: str, base: str, resource_type: str, id: str, *, lists:
 
 def one(run: Run, tenant: str, base: str, wanted: Projection, id: str) -> tuple[Row, bytes]:
     """One live resource as the client wants it. Raises NotFound."""
-    found = row(run, tenant, base, wanted.resource_type, id, lists=wanted.lists)
+    found = row(run, tenant, base, wanted.resource_type, id, lists=wanted.lists, named=wanted.names_members)
     return found, _resources(run, tenant, base, wanted, [found])[0]
 
 
@@ -175,12 +178,8 @@ def page(
             parameters,
         )
     if found and wanted.lists:
-        listed = dict(
-            tuple(each)
-            for each in run(
-                _LISTED[resource_type], {"tenant": tenant, "base": base, "ids": [each.id for each in found]}
-            )
-        )
+        starts = {"tenant": tenant, "base": base, "ids": [each.id for each in found], "named": wanted.names_members}
+        listed = {id: text for id, text in run(_LISTED[resource_type], starts)}
         found = [each._replace(listed=listed.get(each.id)) for each in found]
     return Page(_resources(run, tenant, base, wanted, found), total)
 
@@ -200,10 +199,11 @@ def _timed(run: Run, statement: str, parameters: Mapping[str, Any]) -> Sequence[
 def _resources(run: Run, tenant: str, base: str, wanted: Projection, rows: Sequence[Row]) -> list[bytes]:
     if not (rows and wanted.extras):
         return [projected(base, each, wanted) for each in rows]
-    extras = {
-        id: render_extras(wanted.resource_type, [decode_record(record) for record in records or ()], local)
-        for id, local, records in run(_RECORDS, {"tenant": tenant, "ids": [each.id for each in rows]})
-    }
+    extras = {}
+    for id, local, token_name, records in run(_RECORDS, {"tenant": tenant, "ids": [each.id for each in rows]}):
+        extras[id] = render_extras(wanted.resource_type, [decode_record(record) for record in records or ()], local)
+        if token_name is not None:
+            extras[id][SCAIKEY_GROUP] = {"tokenName": token_name}
     return [projected(base, each, wanted, extras.get(each.id)) for each in rows]
 
 

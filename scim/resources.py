@@ -21,6 +21,7 @@ from .schemas import ENDPOINTS, MODELS
 
 SPLICED: Mapping[str, str] = {"User": "groups", "Group": "members"}
 """The attribute of a type that is rows, and not in the document."""
+MEMBER_NAMES = ("members", "display")
 _ALWAYS = frozenset({"schemas", "id"})
 
 
@@ -84,46 +85,54 @@ class Projection:
         return self.included is None or name in self.included
 
     @property
-    def extras(self) -> bool:
-        """Whether an attribute is asked for that is returned only on request."""
+    def asked(self) -> frozenset[tuple[str, ...]]:
+        """The paths it asks for that are returned only on request, and only to who names them exactly."""
         if self.included is None:
-            return False
-        extensions, _, hidden = _shape(self.resource_type)
-        return any(
-            path in hidden
-            for name, inner in self.included.items()
-            for path in ([(name, sub) for sub in inner] if name in extensions else [(name,)])
-        )
+            return frozenset()
+        _, _, hidden = _shape(self.resource_type)
+        return frozenset(path for path in hidden if _named(self.included, path))
+
+    @property
+    def extras(self) -> bool:
+        """Whether anything is asked for that is not in the stored document."""
+        return bool(self.asked - {MEMBER_NAMES})
+
+    @property
+    def names_members(self) -> bool:
+        return MEMBER_NAMES in self.asked
 
     def apply(self, resource: dict[str, Any]) -> dict[str, Any]:
         """The attributes of a parsed resource that are wanted, `schemas` and `id` always."""
-        extensions, _, hidden = _shape(self.resource_type)
-        kept = resource
-        if self.included is not None:
-            kept = {
-                name: value
-                for name, given in resource.items()
-                if (value := given if name in _ALWAYS else _included(given, self.included.get(name.lower())))
-                is not None
-            }
-            for name in [name for name in kept if name.lower() in extensions]:
-                asked = self.included[name.lower()]
-                if not asked:
-                    kept[name] = {
-                        sub: value for sub, value in kept[name].items() if (name.lower(), sub.lower()) not in hidden
-                    }
-        elif self.excluded:
-            kept = {
-                name: value
-                for name, given in resource.items()
-                if (value := given if name in _ALWAYS else _excluded(given, self.excluded.get(name.lower())))
-                is not None
-            }
-        present = {name for name in kept if name.lower() in extensions}
-        absent = {urn for urn in resource["schemas"] if urn.lower() in extensions} - present
-        if absent:
-            kept["schemas"] = [urn for urn in kept["schemas"] if urn not in absent]
+        extensions, _, _ = _shape(self.resource_type)
+        keep, wishes = (_excluded, self.excluded) if self.included is None else (_included, self.included)
+        kept = {
+            name: value
+            for name, given in resource.items()
+            if (value := given if name in _ALWAYS else keep(given, wishes.get(name.lower()))) is not None
+        }
+        kept["schemas"] = [urn for urn in resource["schemas"] if urn in kept or urn.lower() not in extensions]
         return kept
+
+    def merge(self, resource: dict[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+        """A parsed resource with those of its attributes returned on request that are asked for."""
+        asked = self.asked
+        chosen: dict[str, Any] = {}
+        for name, value in extras.items():
+            if name.startswith("urn:"):
+                inner = {sub: item for sub, item in value.items() if (name.lower(), sub.lower()) in asked}
+                if inner:
+                    chosen[name] = inner
+            elif (name.lower(),) in asked:
+                chosen[name] = value
+        return merged(resource, chosen)
+
+
+def _named(tree: Tree, path: tuple[str, ...]) -> bool:
+    for part in path:
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return not tree
 
 
 def _included(value: Any, tree: Tree | None) -> Any:
@@ -192,12 +201,12 @@ def _shape(resource_type: str) -> tuple[frozenset[str], str, frozenset[tuple[str
     """Lower-cased: the URNs of the extensions, the core URN, and the paths returned only on request."""
     model: Any = MODELS[resource_type]
     extensions = model.get_extension_models()
-    hidden: set[tuple[str, ...]] = set()
+    hidden: set[tuple[str, ...]] = {MEMBER_NAMES} if resource_type == "Group" else set()
     for urn, owner in ((None, model), *extensions.items()):
         for name in owner.model_fields:
             if owner.get_field_annotation(name, scim.Returned) is scim.Returned.request:
-                path = (str(owner.model_fields[name].serialization_alias).lower(),)
-                hidden.add(path if urn is None else (urn.lower(), *path))
+                attribute = str(owner.model_fields[name].serialization_alias).lower()
+                hidden.add((attribute,) if urn is None else (urn.lower(), attribute))
     return frozenset(urn.lower() for urn in extensions), str(model.__schema__).lower(), frozenset(hidden)
 
 
@@ -228,5 +237,5 @@ def projected(base: str, row: Row, wanted: Projection, extras: Mapping[str, Any]
         return whole
     resource = orjson.loads(whole)
     if extras:
-        resource = merged(resource, extras)
+        resource = wanted.merge(resource, extras)
     return orjson.dumps(wanted.apply(resource))

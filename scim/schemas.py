@@ -8,6 +8,7 @@ directory is: any text is an e-mail address or a web page. Rows and SQL are not 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from pydantic import Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
 from broker.attributes import AD_GROUP, AD_USER, CATALOGUE, SCAIKEY_GROUP, UNIT, Attribute, ResourceType
+from broker.errors import BadRequest
 
 from .problems import refusal
 
@@ -26,6 +28,7 @@ TYPE_AT: Mapping[str, ResourceType] = {ENDPOINTS[name]: name for name in RESOURC
 DEFAULT_COUNT = 100
 MAX_RESULTS = 1_000
 
+_OCTETS = frozenset(line.ad for line in CATALOGUE if line.ad and line.form == "binary")
 _TYPE_OF_FORM = {"integer": "integer", "boolean": "boolean", "binary": "binary", "dateTime": "dateTime"}
 
 
@@ -72,7 +75,7 @@ class GroupMember(scim.GroupMember):
     value: Annotated[str | None, scim.Mutability.immutable, scim.Required.true, scim.CaseExact.true] = None
     """Identifier of the member of this Group."""
 
-    display: Annotated[str | None, scim.Mutability.read_only] = None
+    display: Annotated[str | None, scim.Mutability.read_only, scim.Returned.request] = None
     """The member's name."""
 
 
@@ -96,9 +99,30 @@ def _described(line: Attribute, name: str) -> scim.Attribute:
         multiValued=line.many,
         caseExact=line.case_exact,
         mutability="readOnly" if line.read_only else "readWrite",
-        returned="request" if line.on_request or line.quiet else "default",
+        returned="request" if line.on_request or line.quiet or line.read_only else "default",
         description=f"The directory's attribute {line.ad}." if line.ad else f"{name}.",
     )
+
+
+def _model(base: Any, schema: scim.Schema) -> Any:
+    """A model of the schema, which it announces, and of which it takes a little more.
+
+    What comes back only on request, and the lists of an extension, are announced as readOnly, because a generic client
+    cannot see that its change of them was taken; it is taken nevertheless. Octets stay the base64 text they came as,
+    because scim2-models decodes a list of them twice when one is added: `check_octets` checks them instead.
+    """
+    taken, announced = schema.model_copy(deep=True), schema.model_copy(deep=True)
+    for attribute in announced.attributes or ():
+        if attribute.returned is scim.Returned.request or (attribute.multi_valued and base is scim.Extension):
+            for one in (attribute, *(attribute.sub_attributes or ())):
+                one.mutability = scim.Mutability.read_only
+    for attribute in taken.attributes or ():
+        for one in (attribute, *(attribute.sub_attributes or ())):
+            if one.type is scim.Attribute.Type.binary:
+                one.type = scim.Attribute.Type.string
+    model = base.from_schema(taken)
+    model.to_schema = classmethod(lambda cls: announced)
+    return model
 
 
 def _overflow() -> scim.Attribute:
@@ -130,7 +154,8 @@ def _extension(
 ) -> type[scim.Extension]:
     attributes = [_described(*line) for line in _lines(urn, resource_type)]
     schema = scim.Schema(id=urn, name=name, description=description, attributes=[*attributes, *more])
-    return scim.Extension.from_schema(schema)
+    extension: type[scim.Extension] = _model(scim.Extension, schema)
+    return extension
 
 
 def _unit() -> type[scim.Resource[Any]]:
@@ -159,7 +184,8 @@ def _unit() -> type[scim.Resource[Any]]:
     description = "A unit of an organisation: a branch of its directory."
     attributes = [name, *lines, parent, _overflow()]
     schema = scim.Schema(id=UNIT, name="OrganizationalUnit", description=description, attributes=attributes)
-    return scim.Resource.from_schema(schema)
+    resource: type[scim.Resource[Any]] = _model(scim.Resource, schema)
+    return resource
 
 
 ActiveDirectoryUser = _extension(
@@ -209,7 +235,11 @@ CONFIG = scim.ServiceProviderConfig(
 
 PROVIDER = scim.ScimProvider(
     models=[User, EnterpriseUser, ActiveDirectoryUser, Group, ActiveDirectoryGroup, TokenGroup, OrganizationalUnit],
-    resource_types=[scim.ResourceType.from_resource(MODELS[name]) for name in RESOURCE_TYPES],
+    resource_types=[
+        scim.ResourceType.from_resource(model)
+        # The name of a group in tokens is nobody's to write and shown only on request: not part of the announced type.
+        for model in (MODELS["User"], _extended(Group, ActiveDirectoryGroup), OrganizationalUnit)
+    ],
     config=CONFIG,
     policy=POLICY,
 )
@@ -228,3 +258,17 @@ def written(model: scim.Resource[Any]) -> dict[str, Any]:
     document = model.model_dump(scim_ctx=scim.Context.RESOURCE_REPLACEMENT_REQUEST, scim_policy=POLICY)
     document.pop("password", None)
     return document
+
+
+def check_octets(resource_type: str, document: Mapping[str, Any]) -> None:
+    """Raises BadRequest where an attribute of octets is not base64."""
+    urn = AD_GROUP if resource_type == "Group" else AD_USER
+    place = document if resource_type == "OrganizationalUnit" else document.get(urn, {})
+    texts = [text for item in place.get("attributes", ()) for text in item.get("binaryValues", ())]
+    for name in _OCTETS & place.keys():
+        texts += place[name] if isinstance(place[name], list) else [place[name]]
+    for text in texts:
+        try:
+            base64.b64decode(text, validate=True)
+        except ValueError:
+            raise BadRequest("A value of octets is not base64", scim_type="invalidValue") from None

@@ -34,7 +34,7 @@ from .filters import condition, order
 from .problems import spoken
 from .reading import PREFIX, in_unit
 from .resources import Projection, etag, merged, projection, rendered
-from .schemas import MODELS, POLICY, written
+from .schemas import MODELS, POLICY, check_octets, written
 
 SERVICE_ACCOUNT = "ServiceAccount"
 
@@ -87,7 +87,7 @@ def holds_role(tenant: str, id: str) -> bool:
 
 def create(resource_type: str, resource: scim.Resource[Any]) -> str:
     """Write a new resource; returns its id. Raises what `Directory.create` raises, NotAvailable for a password."""
-    document = _to_write(resource)
+    document = _to_write(resource_type, resource)
     if document.get("userType") == SERVICE_ACCOUNT:
         raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
     return Directory().create(resource_type, document).id
@@ -107,7 +107,7 @@ def write_over(
 
     Raises what `Directory.replace` raises, Forbidden where a SCIM token may not go, NotAvailable for a password.
     """
-    document = _to_write(resource)
+    document = _to_write(resource_type, resource)
     tenant = Directory().tenant
     if is_token():
         if SERVICE_ACCOUNT in (locked.user_type, document.get("userType")):
@@ -127,12 +127,14 @@ def write_over(
     Directory().replace(resource_type, id, document, complete=complete, pin=pin)
 
 
-def _to_write(resource: scim.Resource[Any]) -> dict[str, Any]:
+def _to_write(resource_type: str, resource: scim.Resource[Any]) -> dict[str, Any]:
     actor = current_actor()
     # Some clients send a placeholder with every new user, so a token that may not set passwords is not refused.
     if getattr(resource, "password", None) is not None and (not is_token() or actor.allow_password):
         raise NotAvailable("password: local passwords are not available", scim_type="invalidValue")
-    return written(resource)
+    document = written(resource)
+    check_octets(resource_type, document)
+    return document
 
 
 def _only_deactivate(resource_type: str, id: str, tenant: str, document: dict[str, Any]) -> None:
