@@ -8,17 +8,22 @@ Views and services never commit: `unit` and `platform_scope` do.
 
 from __future__ import annotations
 
+import atexit
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, LiteralString, cast
 
+import psycopg
 import sqlalchemy as sa
-from flask import Flask
+from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.session import Session as FlaskSession
-from sqlalchemy import Connection, Engine, Row, event, exists, or_, select
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Connection, Engine, event, exists, or_, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, UOWTransaction, with_loader_criteria
 
 from .context import PLATFORM, Scope
@@ -63,6 +68,9 @@ def connect(app: Flask, *, url: str, platform_url: str, statement_timeout_ms: in
         PLATFORM_BIND: {"url": platform_url, **engine, "pool_size": 2},
     }
     db.init_app(app)
+    with app.app_context():
+        app.extensions["scaikey.hot"] = connections = _HotConnections(db.engine, timeouts)
+    atexit.register(connections.close)
 
 
 def scope_of(session: Session) -> Scope:
@@ -132,14 +140,66 @@ def directory_writes() -> Iterator[None]:
         _writing_directory.reset(token)
 
 
-def hot(statement: LiteralString, parameters: Mapping[str, Any] | Sequence[Any] = ()) -> Sequence[Row[Any]]:
-    """One autocommit statement on the application role, for reads that must cost one round trip.
+class _HotConnections:
+    """Idle driver connections for `hot`: autocommit, statements prepared at once, their plans kept.
+
+    The engine's pool and result layers cost several times what these statements do. A connection that fails is
+    closed, and a
+    statement that fails on a connection that had gone stale is asked once more on a fresh one.
+    """
+
+    def __init__(self, engine: Engine, options: str) -> None:
+        _, arguments = engine.dialect.create_connect_args(engine.url)
+        self._arguments = {
+            **arguments,
+            "options": f"{options} -c plan_cache_mode=force_generic_plan",
+            "application_name": "scaikey",
+        }
+        self._idle: deque[psycopg.Connection[Any]] = deque()
+
+    def run(self, statement: LiteralString, parameters: Mapping[str, Any]) -> Sequence[Any]:
+        for attempt in (1, 2):
+            stale = True
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection, stale = self._connected(), False
+            try:
+                found = connection.execute(statement, parameters, prepare=True).fetchall()
+            except psycopg.OperationalError as error:
+                broken = connection.broken or connection.closed
+                if not broken:
+                    self._idle.append(connection)
+                if not (broken and stale and attempt == 1):
+                    raise DBAPIError.instance(
+                        statement, dict(parameters), error, psycopg.Error, connection_invalidated=broken
+                    ) from error
+            except psycopg.Error as error:
+                self._idle.append(connection)
+                raise DBAPIError.instance(statement, dict(parameters), error, psycopg.Error) from error
+            else:
+                self._idle.append(connection)
+                return found
+        raise AssertionError("unreachable")
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        try:
+            return psycopg.connect(**self._arguments, autocommit=True, row_factory=namedtuple_row)
+        except psycopg.OperationalError as error:
+            raise DBAPIError.instance("", {}, error, psycopg.Error, connection_invalidated=True) from error
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+def hot(statement: LiteralString, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+    """One autocommit statement on the application role, for reads that must cost one round trip; rows are named tuples.
 
     Tenant-owned rows show only if the statement itself sets the tenant: see `IN_TENANT`.
     """
-    engine = db.engine.execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        return connection.exec_driver_sql(statement, cast(Any, parameters)).all()
+    connections: _HotConnections = current_app.extensions["scaikey.hot"]
+    return connections.run(statement, parameters or {})
 
 
 def refresh_statistics() -> None:

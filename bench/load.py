@@ -1,0 +1,124 @@
+"""A load generator that costs little itself: prepared requests over kept connections, one thread a connection.
+
+`rate` answers how many requests a second a server finished in a bounded time. Every answer's status is checked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Server:
+    """A SCIM server on loopback and the bearer token it takes."""
+
+    name: str
+    port: int
+    prefix: str
+    token: str
+
+    def request(self, method: str, path: str, body: bytes = b"") -> bytes:
+        head = (
+            f"{method} {self.prefix}{path} HTTP/1.1\r\nHost: localhost:{self.port}\r\n"
+            f"Authorization: Bearer {self.token}\r\nAccept: application/scim+json\r\n"
+        )
+        if body:
+            head += f"Content-Type: application/scim+json\r\nContent-Length: {len(body)}\r\n"
+        return f"{head}\r\n".encode() + body
+
+
+class Connection:
+    """One kept-alive connection that knows Content-Length and chunked answers."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer = b""
+
+    def ask(self, request: bytes) -> tuple[int, bytes]:
+        self.socket.sendall(request)
+        while b"\r\n\r\n" not in self.buffer:
+            self._more()
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        status = int(head[9:12])
+        lower = head.lower()
+        if b"transfer-encoding: chunked" in lower:
+            return status, self._chunked()
+        at = lower.find(b"content-length:")
+        length = int(lower[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+        while len(self.buffer) < length:
+            self._more()
+        body, self.buffer = self.buffer[:length], self.buffer[length:]
+        return status, body
+
+    def _chunked(self) -> bytes:
+        body = b""
+        while True:
+            while b"\r\n" not in self.buffer:
+                self._more()
+            size, _, self.buffer = self.buffer.partition(b"\r\n")
+            length = int(size, 16)
+            while len(self.buffer) < length + 2:
+                self._more()
+            body += self.buffer[:length]
+            self.buffer = self.buffer[length + 2 :]
+            if length == 0:
+                return body
+
+    def _more(self) -> None:
+        data = self.socket.recv(262_144)
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        self.buffer += data
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def rate(
+    server: Server, requests: Iterable[bytes], *, expect: Sequence[int], seconds: float, connections: int
+) -> float:
+    """Finished requests a second. `requests` is shared by the connections; each answer must have an expected status."""
+    source: Iterator[bytes] = iter(requests)
+    lock = threading.Lock()
+    done = [0] * connections
+    problems: list[str] = []
+    deadline = time.perf_counter() + seconds
+
+    def work(index: int) -> None:
+        connection = Connection(server.port)
+        try:
+            while time.perf_counter() < deadline and not problems:
+                with lock:
+                    request = next(source, None)
+                if request is None:
+                    return
+                status, body = connection.ask(request)
+                if status not in expect:
+                    problems.append(f"{server.name} answered {status}: {body[:300]!r}")
+                    return
+                done[index] += 1
+        except (OSError, ConnectionError) as error:
+            problems.append(f"{server.name}: {error}")
+        finally:
+            connection.close()
+
+    started = time.perf_counter()
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise AssertionError(problems[0])
+    return sum(done) / (time.perf_counter() - started)
+
+
+def cycle(make: Callable[[int], bytes], count: int) -> Iterator[bytes]:
+    """The same prepared requests again and again."""
+    return itertools.cycle([make(index) for index in range(count)])
