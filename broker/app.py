@@ -17,13 +17,13 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.sansio.utils import host_is_trusted
 
-from broker import api, config, db, doors, embedded, health, logs, pages, running
+from broker import api, bell, config, db, doors, embedded, health, logs, pages, running
 from broker.config import Config, is_loopback
 from broker.context import ANONYMOUS, acting, request_id_from
 from broker.doors import Door
 from broker.embedded import Services
 from broker.errors import BadRequest, Problem
-from scim import server
+from scim import push, server  # noqa: F401 - push subscribes to the outbox
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -54,6 +54,7 @@ def create_app(config: Config | None = None, *, role: Role = "web") -> Flask:
     """The app of one process. Raises ConfigError, ServicesFailed, StartRefused."""
     app = Flask("scaikey", static_folder=None, template_folder=str(_TEMPLATES))
     _connect(app, config or load_config(), role)
+    bell.listen(app)
     with app.app_context():
         _refuse_a_broken_wall()
         if role == "web":
