@@ -174,7 +174,10 @@ def change(scope: Scope, values: dict[str, Any]) -> list[str]:
             continue
         locked = False
         if isinstance(given, dict) and "value" in given and set(given) <= {"value", "locked"}:
-            locked, given = bool(given.get("locked", False)), given["value"]
+            locked, given = given.get("locked", False), given["value"]
+            if not isinstance(locked, bool):
+                errors[name] = ["locked must be true or false"]
+                continue
         try:
             clean[name] = (setting.check(given), locked)
         except ValueError as error:

@@ -18,7 +18,7 @@ from broker import ids, running
 from broker.context import current_actor
 from broker.db import hot
 from broker.directory import Directory
-from broker.doors import Door, json_body, scope
+from broker.doors import About, Door, json_body, scope
 from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, Problem
 from broker.policy import Action, authorize
 
@@ -165,7 +165,14 @@ def _not_served(**arguments: str) -> Response:
 
 for rule in ("", "/Me", "/Bulk", "/.search", f"{_RESOURCES}/.search", "/Agents", "/Agents/<id>"):
     methods = ("GET",) if not rule else _EVERY_METHOD
-    door.route(rule, methods=methods, action=Action.DIRECTORY_READ, context="slug", transaction=False)(_not_served)
+    door.route(
+        rule,
+        methods=methods,
+        action=Action.DIRECTORY_READ,
+        context="slug",
+        transaction=False,
+        about=About(announced=False),
+    )(_not_served)
 
 
 def _discovery(what: str, name: str | None = None) -> Response:

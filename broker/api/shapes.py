@@ -145,7 +145,7 @@ def _flat(messages: Any, prefix: str = "") -> dict[str, list[str]]:
     """marshmallow's nested messages as `field` or `field.inner` → sentences."""
     flat: dict[str, list[str]] = {}
     for name, inner in messages.items():
-        path = f"{prefix}{name}"
+        path = prefix.rstrip(".") if name == "_schema" else f"{prefix}{name}"
         if isinstance(inner, dict):
             flat |= _flat(inner, f"{path}.")
         else:
