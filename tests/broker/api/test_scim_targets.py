@@ -1,0 +1,183 @@
+"""SCIM targets: their credential is kept and never shown, and pausing, holding and resuming does what was asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from broker import ids
+from broker.context import Scope
+from broker.db import platform_scope, unit
+from broker.models import Delivery, Event, ScimTarget, TargetResource
+from broker.registry import targets
+from tests.casting import Caller, Cast, code
+
+PATH = "/scim-targets"
+TOKEN = "remote-secret-token"
+
+
+def application(caller: Caller) -> str:
+    made: str = caller.post("/applications", {"name": "Wiki", "type": "web"}).get_json()["id"]
+    return made
+
+
+def new(caller: Caller, **fields: Any) -> dict[str, Any]:
+    auth = {"method": "bearer", "token": TOKEN}
+    return {"application_id": application(caller), "base_url": "https://wiki.example/scim/v2", "auth": auth, **fields}
+
+
+def make(caller: Caller, **fields: Any) -> dict[str, Any]:
+    response = caller.post(PATH, new(caller, **fields))
+    assert response.status_code == 201, response.get_data(as_text=True)
+    made: dict[str, Any] = response.get_json()
+    return made
+
+
+def test_the_credential_is_sealed_and_never_shown(cast: Cast) -> None:
+    target = make(cast.acme_admin)
+    path = f"{PATH}/{target['id']}"
+    assert target["auth"] == {"method": "bearer", "token": "***"}
+    assert (target["scope"], target["deprovision"], target["status"]) == ("assigned", "disable", "active")
+    with cast.client.application.app_context(), unit(cast.acme) as session:
+        row = session.get_one(ScimTarget, (cast.acme.tenant_id, target["id"]))
+        assert TOKEN.encode() not in (row.secrets or b"") and targets.bearer_token(row) == TOKEN
+    same = cast.acme_admin.patch(path, {"auth": target["auth"]})
+    assert same.get_json()["updated_at"] == target["updated_at"]
+    cast.acme_admin.patch(path, {"auth": {"method": "bearer", "token": "second"}})
+    with cast.client.application.app_context(), unit(cast.acme) as session:
+        row = session.get_one(ScimTarget, (cast.acme.tenant_id, target["id"]))
+        assert targets.bearer_token(row) == "second"
+        told = sa.select(Event.name, Event.changed).where(Event.resource_id == target["id"]).order_by(Event.no)
+        log = session.execute(told).all()
+        assert [name for name, _ in log] == ["scim_target.created", "scim_target.updated"] and log[1][1] == ["auth"]
+        assert TOKEN not in str(log)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"base_url": "ftp://x.example"}, "base_url"),
+        ({"base_url": "http://wiki.example/scim"}, "base_url"),
+        ({"base_url": "https://u:p@wiki.example/scim"}, "base_url"),
+        ({"base_url": "https://wiki.example/scim?x=1"}, "base_url"),
+        ({"auth": {"method": "basic", "token": "x"}}, "auth.method"),
+        ({"auth": {"method": "bearer"}}, "auth.token"),
+        ({"auth": {"method": "bearer", "token": "a b"}}, "auth"),
+        ({"auth": {"method": "bearer", "token": "***"}}, "auth"),
+        ({"auth": "bearer"}, "auth"),
+        ({"scope": "everybody"}, "scope"),
+        ({"deprovision": "burn"}, "deprovision"),
+        ({"removal_guard": {"percent": -1}}, "removal_guard"),
+        ({"application_id": "app_none"}, "application_id"),
+        ({"secrets": "x"}, "secrets"),
+    ],
+)
+def test_wrong_fields_are_named(cast: Cast, fields: dict[str, Any], wrong: str) -> None:
+    refused = cast.acme_admin.post(PATH, new(cast.acme_admin, **fields))
+    assert code(refused)[0] == 422 and wrong in refused.get_json()["errors"], refused.get_json()
+    assert make(cast.acme_admin, base_url="http://127.0.0.1:9999/v2")["base_url"] == "http://127.0.0.1:9999/v2"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auth": {"method": "oauth2_client_credentials", "token": "x"}},
+        {"deprovision": "never"},
+        {"deprovision": "delete_after_days"},
+        {"profile": "slack"},
+        {"mapping": {"a": "b"}},
+    ],
+)
+def test_what_comes_later_is_not_available(cast: Cast, fields: dict[str, Any]) -> None:
+    assert code(cast.acme_admin.post(PATH, new(cast.acme_admin, **fields))) == (422, "not_available")
+    assert make(cast.acme_admin, profile="generic")["status"] == "active"
+
+
+def test_a_target_is_paused_here_and_leaves_that_by_resume(cast: Cast) -> None:
+    path = f"{PATH}/{make(cast.acme_admin)['id']}"
+    assert cast.acme_admin.patch(path, {"status": "paused"}).get_json()["status"] == "paused"
+    for status in ("active", "quarantined"):
+        assert code(cast.acme_admin.patch(path, {"status": status})) == (422, "validation_failed")
+    assert cast.acme_admin.post(f"{path}/resume").get_json()["status"] == "active"
+    assert code(cast.acme_admin.post(f"{path}/resume", {"removals": "maybe"})) == (422, "validation_failed")
+    assert code(cast.acme_admin.patch(path, {"application_id": "app_x"})) == (422, "validation_failed")
+
+
+def owe(scope: Scope, target_id: str, status: str) -> str:
+    resource = ids.new("usr")
+    with platform_scope() as session:
+        session.add(
+            Delivery(
+                tenant_id=scope.tenant_id,
+                target_id=target_id,
+                resource_type="User",
+                resource_id=resource,
+                status=status,
+                problem="because",
+            )
+        )
+    return resource
+
+
+@pytest.mark.parametrize(
+    ("removals", "held", "failed"),
+    [("approve", "pending", "pending"), ("reject", "muted", "pending"), (None, "held", "pending")],
+)
+def test_held_removals_are_approved_rejected_or_left(cast: Cast, removals: str | None, held: str, failed: str) -> None:
+    target = make(cast.acme_admin)["id"]
+    one, two = owe(cast.acme, target, "held"), owe(cast.acme, target, "failed")
+    elsewhere = owe(cast.acme, make(cast.acme_admin)["id"], "held")
+    body = {} if removals is None else {"removals": removals}
+    assert cast.acme_admin.post(f"{PATH}/{target}/resume", body).status_code == 200
+    with unit(cast.acme) as session:
+        status = {row.resource_id: row.status for row in session.query(Delivery)}
+        row = session.get_one(ScimTarget, (cast.acme.tenant_id, target))
+        assert (row.approved_removals_until is not None) is (removals == "approve")
+    assert (status[one], status[two], status[elsewhere]) == (held, failed, "held")
+
+
+def test_deliveries_and_remote_resources_are_shown_with_their_problems(cast: Cast) -> None:
+    target = make(cast.acme_admin)["id"]
+    owed = {owe(cast.acme, target, "failed") for _ in range(3)} | {owe(cast.acme, target, "held")}
+    resource = ids.new("usr")
+    with platform_scope() as session:
+        session.add(
+            TargetResource(
+                tenant_id=cast.acme.tenant_id,
+                target_id=target,
+                resource_id=resource,
+                resource_type="User",
+                remote_id="r-1",
+                state="present",
+            )
+        )
+    path = f"{PATH}/{target}/deliveries"
+    first = cast.acme_admin.get(f"{path}?limit=3").get_json()
+    rest = cast.acme_admin.get(f"{path}?limit=3&cursor={first['next_cursor']}").get_json()
+    seen = [one["resource_id"] for one in first["items"] + rest["items"] if one["resource_type"] == "User"]
+    assert set(seen) == owed and len(seen) == 4
+    failed = cast.acme_admin.get(f"{path}?status=failed").get_json()["items"]
+    assert len(failed) == 3 and {one["problem"] for one in failed} == {"because"}
+    [shown] = cast.acme_admin.get(f"{PATH}/{target}/resources").get_json()["items"]
+    assert (shown["resource_id"], shown["remote_id"], shown["state"]) == (resource, "r-1", "present")
+
+
+def test_strangers_see_no_target_and_the_application_stays(cast: Cast) -> None:
+    target = make(cast.acme_admin)
+    path = f"{PATH}/{target['id']}"
+    for caller in (cast.globex_admin, cast.person):
+        for answer in (
+            caller.get(path),
+            caller.patch(path, {"status": "paused"}),
+            caller.delete(path),
+            caller.post(f"{path}/resume"),
+            caller.get(f"{path}/deliveries"),
+            caller.get(f"{path}/resources"),
+        ):
+            assert code(answer) == (404, "not_found")
+    in_use = cast.acme_admin.delete(f"/applications/{target['application_id']}")
+    assert code(in_use) == (409, "conflict")
+    assert cast.acme_admin.delete(path).status_code == 204
+    assert cast.acme_admin.delete(f"/applications/{target['application_id']}").status_code == 204
