@@ -200,12 +200,12 @@ def _tell_outcome(run: SyncRun, as_json: bool) -> None:
         told = {"hold_reason": run.hold_reason, "problem": run.problem, "plan": run.plan}
         _line(run.status, run_id=run.id, dry_run=run.dry_run, **numbers, **told)
         return
-    title = f"{run.id}: {'dry run, ' if run.dry_run else ''}{run.status}"
-    table = Table(*_SHOWN, title=title, title_justify="left")
-    table.add_row(*(str(number) for number in numbers.values()))
-    console = Console()
+    table = Table(run.id, "dry run" if run.dry_run else run.status)
+    for name, number in numbers.items():
+        table.add_row(name.replace("_", " "), str(number))
+    console = Console(soft_wrap=True, highlight=False)
     for line in run.plan:
-        console.print(escape(line), highlight=False)
+        console.print(escape(line))
     console.print(table)
     if run.problem:
         console.print(f"[red]failed[/]: {escape(run.problem)}")

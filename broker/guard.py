@@ -46,7 +46,7 @@ class Guard:
         return count > self.min and 100 * count > percent * of
 
     def _allowed(self, percent: int) -> str:
-        return f"{self.min} or {percent} %"
+        return f"at most {self.min} or {percent} %"
 
 
 def of(scope: Scope, own: Mapping[str, int]) -> Guard:
