@@ -16,7 +16,7 @@ from broker import ids, running
 from broker.config import is_loopback
 from broker.db import current_tenant, db
 from broker.errors import NotAvailable, ValidationFailed
-from broker.models import ApplicationAccess, Delivery, ScimTarget
+from broker.models import ApplicationAccess, Delivery, ScimTarget, TargetMember, TargetResource
 from broker.registry.changes import assign, check_web_url, tell
 from broker.settings import SETTINGS
 
@@ -45,6 +45,10 @@ def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
     changed = assign(target, _checked(values))
     if "auth" in values and _seal(target, values["auth"]):
         changed = sorted({*changed, "auth"})
+    if "base_url" in changed:
+        _forget_what_is_there(target)
+    if not {"base_url", "auth"}.isdisjoint(changed):
+        _try_again(target)
     if changed:
         db.session().flush()
         tell("scim_target.updated", "ScimTarget", target.id, changed)
@@ -65,17 +69,33 @@ def resume(target: ScimTarget, removals: Literal["approve", "reject"] | None) ->
     """
     session = db.session()
     now: datetime = session.scalars(sa.select(sa.func.now())).one()
-    again = {"status": "pending", "attempts": 0, "due_at": now, "updated_at": now}
-    owed = sa.update(Delivery).where(Delivery.target_id == target.id)
-    session.execute(owed.where(Delivery.status == "failed").values(again))
     if removals is not None:
-        decided = again if removals == "approve" else {"status": "muted", "updated_at": now}
-        session.execute(owed.where(Delivery.status == "held").values(decided))
+        decided = _again() if removals == "approve" else {"status": "muted", "updated_at": now}
+        held = sa.update(Delivery).where(Delivery.target_id == target.id, Delivery.status == "held")
+        session.execute(held.values(decided))
     if removals == "approve":
         target.approved_removals_until = now
-    target.status, target.status_reason = "active", None
+    _try_again(target)
+    target.status = "active"
     session.flush()
     tell("scim_target.resumed", "ScimTarget", target.id, {"removals": removals} if removals else ["status"])
+
+
+def _try_again(target: ScimTarget) -> None:
+    """Whatever stood in the way may be gone: nothing waits, and what failed is owed again."""
+    failed = sa.update(Delivery).where(Delivery.target_id == target.id, Delivery.status == "failed")
+    db.session().execute(failed.values(_again()))
+    target.postponed_until, target.postponements, target.status_reason = None, 0, None
+
+
+def _again() -> dict[str, Any]:
+    return {"status": "pending", "attempts": 0, "due_at": sa.func.now(), "updated_at": sa.func.now()}
+
+
+def _forget_what_is_there(target: ScimTarget) -> None:
+    """Another address may be another receiver: everybody is looked for there before he is made."""
+    for remembered in (TargetResource, TargetMember):
+        db.session().execute(sa.delete(remembered).where(remembered.target_id == target.id))
 
 
 def bearer_token(target: ScimTarget) -> str:

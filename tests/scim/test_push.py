@@ -1011,3 +1011,39 @@ def test_members_written_are_remembered_per_chunk(acme: Tenant, receiver: Receiv
     sizes = [len(asked.body["Operations"][0]["value"]) for asked in receiver.requests("PATCH")]
     assert sizes == [50]
     assert len(receiver.members("All")) == 150
+
+
+def change_target(acme: Tenant, target_id: str, **values: Any) -> None:
+    with unit(acme.scope) as session:
+        targets.update(session.get_one(ScimTarget, (acme.scope.tenant_id, target_id)), values)
+
+
+def test_a_new_credential_is_tried_at_once_and_what_failed_with_it(acme: Tenant, receiver: Receiver) -> None:
+    target = acme.target(receiver)
+    drain()
+    acme.users(3)
+    receiver.fault("POST", "/Users", Answer(400, {"detail": "read-only credential"}), times=2)
+    receiver.fault("POST", "/Users", Answer(401))
+    drain()
+    assert sorted(delivery.status for delivery in acme.deliveries()) == ["failed", "failed", "pending"]
+    change_target(acme, target, auth={"method": "bearer", "token": "another"})
+    assert drain().outcomes["later"] >= 1, "the receiver does not know this one"
+    change_target(acme, target, auth={"method": "bearer", "token": TOKEN})
+    acme.wait_over()
+    drain()
+    assert len(receiver.users()) == 3
+
+
+def test_a_target_that_moved_is_filled_again_and_nobody_is_made_twice(acme: Tenant, receiver: Receiver) -> None:
+    target = acme.target(receiver)
+    acme.group("All", acme.users(3))
+    drain()
+    with faulty_receiver() as elsewhere:
+        change_target(acme, target, base_url=elsewhere.base_url)
+        drain()
+        assert len(elsewhere.users()) == 3
+        assert len(elsewhere.members("All")) == 3
+        change_target(acme, target, base_url=receiver.base_url)
+        drain()
+    assert len(receiver.users()) == 3
+    assert len(receiver.members("All")) == 3
