@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from . import events, guard
 from .db import current_scope, db
-from .directory import EXPLICIT, Directory, Loss
+from .directory import EXPLICIT, Directory, Loss, members_lost
 from .errors import Conflict, NotFound
 from .models import HeldRemoval, IdentityProvider, SyncRun
 
@@ -116,12 +116,13 @@ def judge(via: IdentityProvider, run: SyncRun) -> Verdict:
             complaints.append("The provider's configuration has changed since the last good run.")
         if run.kind == "full" and session.execute(_NAMELESS, where).scalar_one():
             complaints.append("Entries whose names cannot be read may be those that are missed.")
-    if shrinking := sum(loss.action == "shrink" for loss in losses):
-        complaints.append(f"{shrinking} groups would lose at least half of their members.")
+    limits = guard.of(current_scope(), via.removal_guard)
+    if shrinking := sum(loss.action == "shrink" and members_lost(loss) > limits.min for loss in losses):
+        complaints.append(f"{shrinking} groups would lose at least half of their members, and more than {limits.min}.")
     if administrators := len(directory.administrators_among(losses)):
         complaints.append(f"{administrators} of them hold or carry an administrator's role.")
     taken = int(session.execute(_TAKEN, where).scalar_one())
-    if excess := guard.of(current_scope(), via.removal_guard).complaint(counted, linked, taken):
+    if excess := limits.complaint(counted, linked, taken):
         complaints.append(excess)
     return Verdict(losses, " ".join(complaints) or None)
 

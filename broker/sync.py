@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from connectors.port import Change, ChangeFeed, CursorExpired, Page, Unreadable, UpstreamError
 
-from . import context, guard, ids, removals
+from . import context, ids, removals
 from .context import Scope
 from .db import db, unit
 from .directory import Directory, Loss, Outcome, Skip
@@ -245,9 +245,8 @@ class _Pass:
     def _take(self, page: Page) -> None:
         with self._unit():
             via, run = self._via(), self._run()
-            floor = guard.of(self.scope, via.removal_guard).min
             run.kind, run.cursor, run.done, run.total = page.kind, page.cursor, page.done, page.total
-            for outcome in self._applied(page.changes, via, run.no, floor):
+            for outcome in self._applied(page.changes, via, run.no):
                 run.read += outcome.read
                 run.created += outcome.created
                 run.updated += outcome.updated
@@ -257,15 +256,15 @@ class _Pass:
                 if self.dry_run:
                     run.plan = [*run.plan, *outcome.plan][: removals.PLANNED]
 
-    def _applied(self, changes: Sequence[Change], via: IdentityProvider, run_no: int, floor: int) -> Iterator[Outcome]:
+    def _applied(self, changes: Sequence[Change], via: IdentityProvider, run_no: int) -> Iterator[Outcome]:
         """Apply a page. One the database refuses is halved until the record it refuses is alone, and skipped."""
         try:
             with db.session().begin_nested():
-                outcome = Directory().apply(changes, via, run_no, halving_floor=floor)
+                outcome = Directory().apply(changes, via, run_no)
         except (DataError, IntegrityError, UnicodeError):
             if len(changes) > 1:
                 for part in (changes[: len(changes) // 2], changes[len(changes) // 2 :]):
-                    yield from self._applied(part, via, run_no, floor)
+                    yield from self._applied(part, via, run_no)
                 return
             refused = Skip(None, _name(changes[0]), "refused", "The database does not take a value of it.")
             outcome = Outcome(read=1, skips=[refused])

@@ -500,10 +500,11 @@ class PageOfChanges:
         if known:
             present = {group: wanted[group] for group in known}
             members.follow_renames(self.tenant, self.via.id, present)
-            for group in members.lost_by_halving(self.tenant, self.via.id, present, self.halving_floor):
+            found = members.lost_by_halving(self.tenant, self.via.id, present, self.halving_floor)
+            for group, (_, lost) in found.items():
                 item = known[group]
                 halved[group] = wanted.pop(group)
-                evidence = encode_members(halved[group])
+                evidence = encode_members(halved[group], lost)
                 self.outcome.losses.append(
                     Loss(self._numbers[item.record.key], "shrink", "group", item.encoded.digest, evidence)
                 )
@@ -593,12 +594,18 @@ _REASONS = {
 }
 
 
-def encode_members(wanted: Sequence[Ref]) -> bytes:
-    return orjson.dumps([(member.key, member.raw) for member in wanted])
+def encode_members(wanted: Sequence[Ref], lost: int) -> bytes:
+    """The evidence of a shrink: the members that would be left, and how many would go."""
+    return orjson.dumps({"lost": lost, "members": [(member.key, member.raw) for member in wanted]})
 
 
 def decode_members(evidence: bytes) -> tuple[Ref, ...]:
-    return tuple(Ref(key, raw) for key, raw in orjson.loads(evidence))
+    return tuple(Ref(key, raw) for key, raw in orjson.loads(evidence)["members"])
+
+
+def members_lost(loss: Loss) -> int:
+    """How many members the group of a shrink would lose."""
+    return int(orjson.loads(loss.evidence)["lost"]) if loss.evidence is not None else 0
 
 
 def count_users(tenant: str) -> int:

@@ -164,7 +164,7 @@ class Directory:
             return self._tell(tally)
 
     def apply(
-        self, changes: Sequence[Change], via: IdentityProvider, run_no: int, *, halving_floor: int = 5
+        self, changes: Sequence[Change], via: IdentityProvider, run_no: int, *, halving_floor: int = 1
     ) -> Outcome:
         """Write one page of an upstream's changes. Nothing is taken away here: see `Outcome.losses`.
 

@@ -1,0 +1,109 @@
+"""How an upstream's values become JSON values: the forms of the catalogue, and the closed list of named transforms.
+
+Pure functions over one attribute's values (or a few attributes' of the same record). Which attribute becomes what is
+`mapping`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+Said = Mapping[str, Sequence[str | bytes]]
+"""A record's values by lower-cased name."""
+Transform = Callable[[Sequence[str | bytes], Said, Mapping[str, Any]], Any]
+Convert = Callable[[str | bytes], Any]
+
+
+def text(value: str | bytes) -> str:
+    """Text as it is; octets, and whatever holds a NUL (which no column and no JSON filter takes), as base64."""
+    if isinstance(value, str) and "\x00" not in value:
+        return value
+    return base64.b64encode(_raw(value)).decode()
+
+
+def _raw(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
+
+
+def guid(value: str | bytes) -> str:
+    """An objectGUID's 16 octets (first three groups little-endian) as text; text stays text."""
+    raw = _raw(value)
+    return str(uuid.UUID(bytes_le=raw)) if len(raw) == 16 else text(value).lower()
+
+
+def sid(value: str | bytes) -> str:
+    """A binary SID as `S-1-…`; text stays text."""
+    raw = _raw(value)
+    if isinstance(value, str) and value.startswith("S-"):
+        return value
+    if len(raw) < 8 or len(raw) != 8 + 4 * raw[1]:
+        return text(value)
+    parts = [int.from_bytes(raw[at : at + 4], "little") for at in range(8, len(raw), 4)]
+    return "-".join(str(part) for part in ("S", raw[0], int.from_bytes(raw[2:8], "big"), *parts))
+
+
+def filetime(value: str | bytes) -> datetime | None:
+    """A FILETIME as a moment; None for the two values that mean never and for what no calendar holds."""
+    ticks = integer(value)
+    if ticks is None or ticks <= 0 or ticks >= 0x7FFF_FFFF_FFFF_FFFF:
+        return None
+    try:
+        return datetime(1601, 1, 1, tzinfo=UTC) + timedelta(microseconds=ticks // 10)
+    except OverflowError:
+        return None
+
+
+def integer(value: str | bytes) -> int | None:
+    """A number of at most 64 bits; None for anything else, which no JSON of ours could hold."""
+    digits = text(value)
+    if len(digits) > 20:
+        return None
+    try:
+        number = int(digits)
+    except ValueError:
+        return None
+    return number if -(1 << 63) <= number < 1 << 63 else None
+
+
+FORMS: dict[str, Convert] = {
+    "guid": guid,
+    "sid": sid,
+    "integer": integer,
+    "binary": lambda value: base64.b64encode(_raw(value)).decode(),
+    "boolean": lambda value: text(value).upper() == "TRUE",
+}
+"""How one value of a catalogue form is written; forms that are not here are text."""
+
+
+def _first_of(*names: str) -> Transform:
+    """The first text among these attributes: octets, and what holds a NUL, are nobody's name."""
+
+    def transform(values: Sequence[str | bytes], said: Said, args: Mapping[str, Any]) -> Any:
+        for name in names:
+            if (found := said.get(name)) and isinstance(first := found[0], str) and first and "\x00" not in first:
+                return first
+        return None
+
+    return transform
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "first": lambda values, said, args: text(values[0]) if values else None,
+    "all": lambda values, said, args: [text(value) for value in values] or None,
+    "lower": lambda values, said, args: text(values[0]).lower() if values else None,
+    "upper": lambda values, said, args: text(values[0]).upper() if values else None,
+    "join": lambda values, said, args: str(args.get("with", " ")).join(map(text, values)) or None,
+    "constant": lambda values, said, args: args.get("value"),
+    "user_name": _first_of("userprincipalname", "samaccountname", "mail", "uid", "cn"),
+    "display_name": _first_of("displayname", "cn", "name", "samaccountname", "uid"),
+    "group_name": _first_of("cn", "ou", "name", "samaccountname"),
+    "refer": lambda values, said, args: None,
+}
+"""The closed list of named transforms. There is no expression language."""
+
+WHOLE_RECORD = frozenset({"constant", "user_name", "display_name", "group_name"})
+"""Transforms that need no value of their own source."""
