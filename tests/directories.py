@@ -36,10 +36,10 @@ def person(number: int, *, base: str = BASE, disabled: bool = False, **more: str
 def group(number: int, members: Iterable[Entry] = (), **more: str | Sequence[str | bytes]) -> Entry:
     name = f"g{number:04d}"
     dn = f"CN={name},OU=Groups,{BASE}"
-    listed = {"member": [member for member, _ in members]}
-    return _entry(
-        dn, 2, number, ["top", "group"], cn=name, sAMAccountName=name, **(listed if listed["member"] else {}), **more
-    )
+    values: dict[str, str | Sequence[str | bytes]] = {"cn": name, "sAMAccountName": name}
+    if listed := [member for member, _ in members]:
+        values["member"] = listed
+    return _entry(dn, 2, number, ["top", "group"], **{**values, **more})
 
 
 def unit_entry(number: int, name: str, *, base: str = BASE) -> Entry:
