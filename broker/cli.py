@@ -52,11 +52,6 @@ scim.add_command(commands.import_file)
 scim.add_command(commands.export_file)
 
 
-@cli.group()
-def keys() -> None:
-    """The keys of this installation."""
-
-
 def main() -> None:
     """The `scaikey` command."""
     try:

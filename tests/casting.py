@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,17 +78,41 @@ class Caller:
 
 @dataclass
 class Cast:
-    """The world's people: a super admin, the partner's admin, each customer's admin, and a person of acme."""
+    """The world's people, each made when first called for."""
 
     world: World
     platform: Scope
     client: FlaskClient
-    nobody: Caller
-    super_admin: Caller
-    partner_admin: Caller
-    acme_admin: Caller
-    globex_admin: Caller
-    person: Caller
+
+    @cached_property
+    def nobody(self) -> Caller:
+        return Caller(self.client)
+
+    @cached_property
+    def super_admin(self) -> Caller:
+        return self._administrator(self.platform, "super_admin", None)
+
+    @cached_property
+    def partner_admin(self) -> Caller:
+        return self._administrator(self.world.home, "partner_admin", self.world.partner_id)
+
+    @cached_property
+    def acme_admin(self) -> Caller:
+        return self._administrator(self.acme, "tenant_admin", self.acme.tenant_id)
+
+    @cached_property
+    def globex_admin(self) -> Caller:
+        return self._administrator(self.globex, "tenant_admin", self.globex.tenant_id)
+
+    @cached_property
+    def person(self) -> Caller:
+        """Somebody of acme without any role."""
+        return self.caller(make_user(self.acme), self.acme)
+
+    def _administrator(self, scope: Scope, role: str, reach: str | None) -> Caller:
+        user_id = make_user(scope)
+        give_role(scope, user_id, role, reach)
+        return self.caller(user_id, scope)
 
     @property
     def acme(self) -> Scope:
@@ -139,25 +164,7 @@ def platform(engines: Flask) -> Scope:
 
 @pytest.fixture
 def cast(web: Flask, world: World, platform: Scope) -> Cast:
-    client = web.test_client()
-
-    def administrator(scope: Scope, role: str, reach: str | None) -> Caller:
-        user_id = make_user(scope)
-        give_role(scope, user_id, role, reach)
-        return Caller(client, user_id, make_token(scope, user_id))
-
-    person = make_user(world.acme)
-    return Cast(
-        world,
-        platform,
-        client,
-        nobody=Caller(client),
-        super_admin=administrator(platform, "super_admin", None),
-        partner_admin=administrator(world.home, "partner_admin", world.partner_id),
-        acme_admin=administrator(world.acme, "tenant_admin", world.acme.tenant_id),
-        globex_admin=administrator(world.globex, "tenant_admin", world.globex.tenant_id),
-        person=Caller(client, person, make_token(world.acme, person)),
-    )
+    return Cast(world, platform, web.test_client())
 
 
 def code(response: TestResponse) -> tuple[int, str]:
