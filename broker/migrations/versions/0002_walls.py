@@ -1,18 +1,38 @@
-"""The ground: every table, its row-level security, the grants of the three roles, and the finders that know no
-tenant."""
+"""The walls: row-level security of every table, the grants of the three roles, and the finders that know no tenant."""
 
 from __future__ import annotations
 
 from alembic import op
 
-from broker.models import Base
-
-revision = "0001"
-down_revision = None
+revision = "0002"
+down_revision = "0001"
 branch_labels = None
 depends_on = None
 
 PLATFORM_TABLES = ("partners", "tenants", "retired_slugs", "setting_values", "platform_facts")
+TENANT_TABLES = (
+    "application_access",
+    "assignments",
+    "deliveries",
+    "domains",
+    "events",
+    "held_removals",
+    "identity_providers",
+    "link_records",
+    "links",
+    "memberships",
+    "personal_access_tokens",
+    "resource_values",
+    "resources",
+    "role_assignments",
+    "scim_targets",
+    "scim_tokens",
+    "sync_runs",
+    "sync_skips",
+    "target_members",
+    "target_removals",
+    "target_resources",
+)
 SHARED_TABLES = ("applications",)
 APPEND_ONLY = ("events",)
 
@@ -20,11 +40,9 @@ TENANT = "current_setting('scaikey.tenant', true)"
 
 
 def upgrade() -> None:
-    Base.metadata.create_all(op.get_bind())
     execute = op.get_bind().exec_driver_sql
     execute("GRANT USAGE ON SCHEMA public TO scaikey_app, scaikey_platform")
-    for table in Base.metadata.sorted_tables:
-        name = table.name
+    for name in (*PLATFORM_TABLES, *SHARED_TABLES, *TENANT_TABLES):
         execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO scaikey_platform")
         execute(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
         execute(f"ALTER TABLE {name} FORCE ROW LEVEL SECURITY")
