@@ -131,7 +131,7 @@ class _Errand:
             refused = self.write_members(remote_id)
         outcome = Outcome(work, "done", "present", remote_id, work.digest)
         if refused:
-            outcome.kind, outcome.problem = "failed", f"{len(refused)} members were refused; the first: {refused[0]}"
+            outcome.kind, outcome.problem = "failed", f"Members refused: {len(refused)}; the first: {refused[0]}"
         return outcome
 
     def disable(self) -> Outcome:
@@ -163,7 +163,7 @@ class _Errand:
             return Outcome(self.work, "done", "removed")
         outcome = Outcome(self.work, "done", "disabled", remote_id)
         if refused:
-            outcome.kind, outcome.problem = "failed", f"{len(refused)} members stayed; the first: {refused[0]}"
+            outcome.kind, outcome.problem = "failed", f"Members that stayed: {len(refused)}; the first: {refused[0]}"
         return outcome
 
     def provided(self, write: Callable[[str], None]) -> str | None:

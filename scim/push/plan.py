@@ -120,11 +120,11 @@ def _decide(
     if row is None:
         return
     work.name, work.version, work.usable = row.name, row.version, bool(up)
-    document = orjson.loads(row.document)
     if row.type == "User":
+        document = orjson.loads(row.document)
         work.document = render.person(document, row.id, usable=bool(up), manager=managers.get(row.manager_id))
     else:
-        work.document = render.group(document, row.id)
+        work.document = render.group(row.id, row.name)
     work.digest = render.digest(work.document)
     if up:
         same = there.state == "present" and there.digest == work.digest

@@ -34,9 +34,9 @@ def person(document: Mapping[str, Any], id: str, *, usable: bool, manager: str |
     return sent
 
 
-def group(document: Mapping[str, Any], id: str) -> dict[str, Any]:
+def group(id: str, name: str) -> dict[str, Any]:
     """A group without its members: those are written one by one."""
-    return {"schemas": [CORE_GROUP], "externalId": id, "displayName": document["displayName"]}
+    return {"schemas": [CORE_GROUP], "externalId": id, "displayName": name}
 
 
 def digest(document: Mapping[str, Any]) -> bytes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -39,6 +40,7 @@ _WINDOW = 4 * CONNECTIONS
 _TARGETS = 16
 _ATTEMPTS = 5
 _CLIENTS = "scaikey.push.clients"
+_OURS, _OURS_WAIT = "An error of ours; the log says which.", 60.0
 
 log = logging.getLogger("scaikey.push")
 
@@ -108,8 +110,9 @@ class _Run:
         targets = outbox.due_targets(_TARGETS)
         for scope, target_id in targets:
             share = max(1, room // len(targets))
-            for channel, work in self._claim(scope, target_id, share):
-                self.flying[pool.submit(_fly, self.app, work, channel)] = work
+            with self._keeping_apart(scope, target_id):
+                for channel, work in self._claim(scope, target_id, share):
+                    self.flying[pool.submit(_fly, self.app, work, channel)] = work
         return self.tally.worked + len(self.flying) > before
 
     def _claim(self, scope: Scope, target_id: str, share: int) -> list[tuple[Channel, Work]]:
@@ -162,8 +165,19 @@ class _Run:
                 self.tally.outcomes["lost"] += 1
             else:
                 landed[work.target.id].append(outcome)
-        for outcomes in landed.values():
-            self._settle(outcomes)
+        for target_id, outcomes in landed.items():
+            with self._keeping_apart(outcomes[0].work.target.scope, target_id):
+                self._settle(outcomes)
+
+    @contextmanager
+    def _keeping_apart(self, scope: Scope, target_id: str) -> Iterator[None]:
+        """A defect met with one target shall not keep the others from being served."""
+        try:
+            yield
+        except Exception:
+            log.exception("target %s cannot be served", target_id, extra={"tenant": scope.tenant_id})
+            with unit(scope):
+                outbox.postpone(scope, target_id, _OURS, _OURS_WAIT)
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         target = outcomes[0].work.target
@@ -215,7 +229,11 @@ class _Run:
 
 def _fly(app: Flask, work: Work, channel: Channel) -> Outcome | None:
     with app.app_context(), acting(system("push")):
-        return carry_out(work, channel)
+        try:
+            return carry_out(work, channel)
+        except Exception:
+            log.exception("push of %s to %s", work.resource_id, work.target.id, extra={"tenant": work.target.tenant})
+            return Outcome(work, "later", problem=_OURS)
 
 
 def _attempt(scope: Scope, action: Any) -> None:

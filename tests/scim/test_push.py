@@ -340,7 +340,7 @@ def test_one_refused_member_does_not_keep_the_others_out(acme: Tenant, receiver:
     assert receiver.members("All") == {acme.remote_id(id) for id in people} - {bad}
     failed = acme.delivery()
     assert failed.status == "failed"
-    assert failed.problem is not None and failed.problem.startswith(f"1 members were refused; the first: {people[4]}")
+    assert failed.problem is not None and failed.problem.startswith(f"Members refused: 1; the first: {people[4]}")
 
 
 def test_people_are_sent_before_the_groups_that_name_them(acme: Tenant, receiver: Receiver) -> None:
@@ -1047,3 +1047,48 @@ def test_a_target_that_moved_is_filled_again_and_nobody_is_made_twice(acme: Tena
         drain()
     assert len(receiver.users()) == 3
     assert len(receiver.members("All")) == 3
+
+
+def test_a_defect_met_with_one_target_does_not_keep_the_others_waiting(
+    acme: Tenant, world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Tenant(world.globex).target(receiver)
+    Tenant(world.globex).user("unlucky")
+    acme.target(receiver)
+    acme.user("alice")
+    prepare = running_push.plan.prepare
+
+    def stumble(target: Any, works: Any) -> Any:
+        if target.id == broken:
+            raise RuntimeError("a defect")
+        return prepare(target, works)
+
+    monkeypatch.setattr(running_push.plan, "prepare", stumble)
+    drain()
+    assert set(receiver.users()) == {"alice"}
+    monkeypatch.undo()
+    Tenant(world.globex).wait_over()
+    drain()
+    assert set(receiver.users()) == {"alice", "unlucky"}
+
+
+def test_a_defect_met_with_one_person_is_shown_and_tried_again(
+    acme: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme.target(receiver)
+    alice, _ = acme.user("alice"), acme.user("bob")
+    carry_out = running_push.carry_out
+
+    def stumble(work: Any, channel: Any) -> Any:
+        if work.resource_id == alice:
+            raise RuntimeError("a defect")
+        return carry_out(work, channel)
+
+    monkeypatch.setattr(running_push, "carry_out", stumble)
+    drain()
+    assert set(receiver.users()) == {"bob"}
+    assert acme.delivery().problem == "An error of ours; the log says which."
+    monkeypatch.undo()
+    acme.wait_over()
+    drain()
+    assert set(receiver.users()) == {"alice", "bob"}
