@@ -69,7 +69,10 @@ def running_app() -> Iterator[Flask]:
     services: Services = app.extensions["scaikey.services"]
     try:
         with app.app_context():
-            yield app
+            try:
+                yield app
+            finally:
+                _disconnect()
     finally:
         services.stop()
 
@@ -100,9 +103,13 @@ def _refuse_a_broken_wall() -> None:
     """Raises StartRefused when roles, migrations or the key are not what they must be."""
     for verdict in health.preconditions():
         if not verdict.ok:
-            for engine in db.db.engines.values():
-                engine.dispose()
+            _disconnect()
             raise StartRefused(f"{verdict.name}: {verdict.found}. {verdict.mend}".strip())
+
+
+def _disconnect() -> None:
+    for engine in db.db.engines.values():
+        engine.dispose()
 
 
 def _open_doors(app: Flask) -> None:

@@ -71,6 +71,7 @@ def readiness() -> list[Verdict]:
 def preconditions() -> list[Verdict]:
     """What must hold before a process may work at all: the wall between tenants, the schema, the key."""
     return [
+        _ask("database", _database),
         _ask("application role", _application_role),
         _ask("platform role", _platform_role),
         _ask("migrations", _migrations),
@@ -97,7 +98,7 @@ def _ask(name: str, check: Callable[[], Verdict]) -> Verdict:
     try:
         return check()
     except (sa.exc.SQLAlchemyError, redis.RedisError, OSError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
+        lines = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
         return Verdict(name, False, lines[0], "See that it runs and that its URL is right.")
 
 

@@ -1,0 +1,137 @@
+"""The commands: what they print, how they end, and that the first administrator is made once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from broker import app as assembly
+from broker import cli
+from broker.config import Config
+from broker.context import Scope
+from broker.db import unit
+from broker.embedded import Services
+from broker.models import Event, PersonalAccessToken
+from tests.casting import Caller, Cast, code
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def scaikey(
+    services: Services, settings: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """The command in this process, on this run's servers; status, output and errors."""
+    for name, value in {
+        "DATABASE_URL": services.database_url,
+        "SCAIKEY_OWNER_DATABASE_URL": services.owner_database_url,
+        "SCAIKEY_PLATFORM_DATABASE_URL": services.platform_database_url,
+        "REDIS_URL": services.redis_url,
+        "SCAIKEY_SECRET_KEY": base64.b64encode(settings.secret_key).decode(),
+        "SCAIKEY_DATA_DIR": str(settings.data_dir),
+        "COLUMNS": "200",
+    }.items():
+        monkeypatch.setenv(name, value)
+    # The log of the test run is pytest's.
+    monkeypatch.setattr(assembly.logs, "configure", lambda _: None)
+
+    def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["scaikey", *arguments])
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                cli.main()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_the_first_administrator_is_made_once_and_again_only_on_reset(
+    scaikey: Run, cast: Cast, platform: Scope
+) -> None:
+    status, out, _ = scaikey("bootstrap", "--json")
+    assert status == 0
+    made = json.loads(out)
+    assert set(made) == {"base_url", "pat", "user_id"} and made["base_url"] == "http://localhost:8080"
+    first = Caller(cast.client, made["user_id"], made["pat"])
+    assert first.get("/platform/settings").status_code == 200
+    status, out, err = scaikey("bootstrap")
+    assert (status, out) == (2, "") and "--reset" in err and err.count("\n") == 1
+    status, out, _ = scaikey("bootstrap", "--reset", "--json", "--email", "root@example.org")
+    again = json.loads(out)
+    assert status == 0 and again["user_id"] != made["user_id"]
+    assert code(first.get("/platform/settings")) == (401, "authentication_required")
+    second = Caller(cast.client, again["user_id"], again["pat"])
+    assert second.get("/platform/settings").status_code == 200
+    with unit(platform) as session:
+        told = session.query(Event).filter(Event.name == "platform.bootstrapped").order_by(Event.no).all()
+        assert [event.changed for event in told] == [
+            {"reset": False, "revoked_tokens": 0},
+            {"reset": True, "revoked_tokens": 1},
+        ]
+        assert {event.actor_id for event in told} == {"system:bootstrap"}
+        [token] = session.query(PersonalAccessToken).filter_by(bootstrap=True, revoked_at=None)
+        assert timedelta(days=29) < token.expires_at - datetime.now(UTC) <= timedelta(days=30)
+
+
+def test_a_disabled_administrator_is_enabled_again_by_reset(scaikey: Run, cast: Cast) -> None:
+    email = "phoenix@example.org"
+    made = json.loads(scaikey("bootstrap", "--reset", "--json", "--email", email)[1])
+    path = f"/scim/v2/platform/Users/{made['user_id']}"
+    bearer = {"Authorization": f"Bearer {made['pat']}", "Content-Type": "application/scim+json"}
+    body = {
+        "schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
+        "Operations": [{"op": "replace", "path": "active", "value": False}],
+    }
+    assert cast.client.patch(path, data=json.dumps(body), headers=bearer).status_code == 200
+    assert cast.client.get(path, headers=bearer).status_code == 401
+    again = json.loads(scaikey("bootstrap", "--reset", "--json", "--email", email.upper())[1])
+    assert again["user_id"] == made["user_id"]
+    assert cast.client.get(path, headers={"Authorization": f"Bearer {again['pat']}"}).status_code == 200
+
+
+def test_migrating_twice_changes_nothing(scaikey: Run) -> None:
+    first = scaikey("migrate")
+    assert first[0] == 0 and first[1].startswith("at ") and scaikey("migrate") == first
+
+
+def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run) -> None:
+    status, out, _ = scaikey("doctor")
+    assert status == 0 and "broken" not in out
+    for name in ("database", "application role", "platform role", "migrations", "key", "clock", "valkey"):
+        assert name in out
+    status, out, _ = scaikey("doctor", REDIS_URL="redis://127.0.0.1:1/0")
+    assert status == 1 and out.count("broken") == 1
+    status, out, _ = scaikey("doctor", SCAIKEY_SECRET_KEY=base64.b64encode(bytes(32)).decode())
+    assert status == 1 and "SCAIKEY_SECRET_KEY" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "complaint"),
+    [
+        (("doctor",), {"SCAIKEY_BASE_URL": "nonsense"}, "SCAIKEY_BASE_URL"),
+        (("bootstrap",), {"SCAIKEY_SECRET_KEY": base64.b64encode(bytes(32)).decode()}, "SCAIKEY_SECRET_KEY"),
+        (("bootstrap",), {"DATABASE_URL": "postgresql://scaikey_app:x@127.0.0.1:1/scaikey"}, "database"),
+    ],
+)
+def test_what_cannot_begin_is_one_line_and_two(
+    scaikey: Run, arguments: tuple[str, ...], environment: dict[str, str], complaint: str
+) -> None:
+    status, out, err = scaikey(*arguments, **environment)
+    assert (status, out) == (2, "") and err.startswith("scaikey: ") and complaint in err and err.count("\n") == 1
+
+
+def test_an_unknown_command_is_refused(scaikey: Run) -> None:
+    assert scaikey("conquer")[0] == 2
+    status, out, _ = scaikey("--version")
+    assert status == 0 and out.startswith("scaikey ")
