@@ -25,13 +25,17 @@ Form = Literal["text", "number", "boolean", "moment", "octets"]
 
 
 class Value(NamedTuple):
-    """An SQL expression to compare, already folded unless `exact`. `cheap`: a column, whose index a range may use."""
+    """An SQL expression to compare, already folded unless `exact`. `cheap`: a column, whose index a range may use.
+
+    `longest`: the characters a folded column keeps; what is longer is compared by them.
+    """
 
     text: str
     form: Form = "text"
     exact: bool = True
     nullable: bool = True
     cheap: bool = False
+    longest: int | None = None
 
 
 class Items(NamedTuple):
@@ -52,7 +56,7 @@ DOCUMENT = "CROSS JOIN LATERAL (SELECT convert_from(r.document, 'UTF8')::jsonb A
 
 _COLUMNS: Mapping[str, Value] = {
     "name": Value("r.name_key", exact=False, nullable=False, cheap=True),
-    "display_name": Value("r.display_key", exact=False, cheap=True),
+    "display_name": Value("r.display_key", exact=False, cheap=True, longest=500),
     "external_id": Value("r.external_id", cheap=True),
     "user_type": Value(folded("r.user_type"), exact=False),
     "active": Value("r.active", "boolean", nullable=False),

@@ -8,6 +8,7 @@ Where an attribute is in the database is `scim.columns`'; running the statement 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -45,6 +46,8 @@ DEEPEST = 20
 MOST_TERMS = 50
 LONGEST_INDEXED = 1_024
 """Octets of a folded value the value index takes; longer ones are only found in the document."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,8 @@ class _Comparing(grammar.FilterVisitor[str]):
     parameters: dict[str, Any]
 
     def bind(self, value: Any) -> str:
+        if isinstance(value, str) and ("\0" in value or _SURROGATE.search(value)):
+            raise BadRequest("A value holds a character no attribute can have", scim_type="invalidFilter")
         name = f"f{len(self.parameters)}"
         self.parameters[name] = value
         return f"%({name})s"
@@ -187,7 +192,7 @@ class _Comparing(grammar.FilterVisitor[str]):
     def _compare_text(self, value: Value, op: Op, operand: Any) -> str:
         if not isinstance(operand, str):
             return "TRUE" if op is Op.ne else "FALSE"
-        text = str(operand) if value.exact else fold(operand)
+        text = (str(operand) if value.exact else fold(operand))[: value.longest]
         if op is Op.sw and value.cheap:
             return self._begins(value, text)
         bound = f"{self.bind(text)}::text"
