@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 
+from rich.markup import escape
+
 from .asking import Unexpected
 from .stage import PREFERRED_PORT, CannotPlay, Stage, set_up, shown
 from .story import Story
@@ -37,9 +39,8 @@ def _show(stage: Stage, telling: Telling) -> int:
         telling.say(f"[yellow]Port {PREFERRED_PORT} is taken; this demo uses {stage.port}.[/]")
     try:
         Story(stage, telling).play()
-    except Unexpected as error:
-        telling.say(f"[red]The story ends here: {error}[/]")
-        telling.say(f"The logs are in {shown(stage.path)}.")
+    except Unexpected:
+        telling.say(f"[red]The story cannot go on.[/] The logs are in {shown(stage.path)}.")
         return 1
     seconds = time.monotonic() - begun
     verdict = (
@@ -77,7 +78,7 @@ def _stay(stage: Stage, telling: Telling) -> None:
     except KeyboardInterrupt:
         telling.say("Stopping.")
     except Unexpected as error:
-        telling.say(f"[red]{error}[/]")
+        telling.say(f"[red]{escape(str(error))}[/]")
         telling.failed += 1
 
 

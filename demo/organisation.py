@@ -11,7 +11,7 @@ import base64
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +110,11 @@ class Organisation:
 
     def leave(self, person: str) -> None:
         """Somebody's entry is deleted, and with it every mention."""
-        self._delete({self.people()[person].dn})
+        gone = self.people()[person]
+        mention = gone.dn.encode()
+        self._without([gone])
+        for entry in self.entries():
+            entry.drop(lambda _, value: value == mention)
 
     def disable(self, person: str) -> None:
         entry = self.people()[person]
@@ -132,16 +136,17 @@ class Organisation:
         entry.add("memberOf", joined.dn)
 
     def halve(self) -> int:
-        """Every second person is missing, as with an export made with too few rights. Returns how many."""
-        missing = {entry.dn for number, entry in enumerate(self.people().values()) if number % 2}
-        self._delete(missing)
+        """Every second person is missing, though lists name them still: an export made with too few rights.
+
+        Returns how many.
+        """
+        missing = list(self.people().values())[1::2]
+        self._without(missing)
         return len(missing)
 
-    def _delete(self, names: set[str]) -> None:
-        octets = {name.encode() for name in names}
-        self._blocks = [entry for entry in self._blocks if _name(entry.lines[0]) != b"dn" or entry.dn not in names]
-        for entry in self.entries():
-            entry.drop(lambda _, value: value in octets)
+    def _without(self, entries: Sequence[Entry]) -> None:
+        unwanted = {id(entry) for entry in entries}
+        self._blocks = [entry for entry in self._blocks if id(entry) not in unwanted]
 
 
 def _sign_in_name(entry: Entry) -> str:

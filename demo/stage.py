@@ -43,10 +43,10 @@ class Program:
     log: Path
 
     def refuse_if_ended(self) -> None:
-        """Raises Unexpected with the end of its log."""
+        """Raises Unexpected with the last line of its log."""
         if self.process.poll() is not None:
-            last = self.log.read_text(errors="replace").splitlines()[-5:]
-            raise Unexpected(f"{self.name} ended with status {self.process.returncode}: {' | '.join(last)}")
+            last = self.log.read_text(errors="replace").splitlines()[-1:]
+            raise Unexpected(f"{self.name} ended with status {self.process.returncode}: {' '.join(last)}")
 
     def end(self) -> None:
         if self.process.poll() is None:

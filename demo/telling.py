@@ -80,7 +80,8 @@ class Step:
 
     def _show(self, seconds: float) -> None:
         mark = "[green]✓[/]" if self.holds else "[red]✗[/]"
-        self._console.print(f"{mark} [bold]{escape(self._title)}[/]  [dim]{seconds:.1f} s[/]", highlight=False)
+        title = f"{mark} [bold]{escape(self._title)}[/]  [dim]{seconds:.1f} s[/]"
+        self._console.print(title, highlight=False, soft_wrap=True)
         for text in self._facts:
             self._console.print(f"    {escape(text)}", highlight=False, soft_wrap=True)
         for text in self._complaints:
