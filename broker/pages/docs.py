@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Response
+from markupsafe import Markup
 
 from broker import openapi
 from broker.doors import About
@@ -49,7 +50,14 @@ def read_docs() -> Response:
                 groups.setdefault(methods[method]["tags"][0], []).append(
                     _operation(document, method, path, methods[method])
                 )
-    return page("docs.html", info=document["info"], server=document["servers"][0]["url"], groups=sorted(groups.items()))
+    ordered = sorted(groups.items(), key=lambda group: (group[0] == "SCIM", group[0]))
+    return page("docs.html", info=document["info"], server=document["servers"][0]["url"], groups=ordered, prose=_prose)
+
+
+def _prose(text: str) -> Markup:
+    """A description with its `code` set as code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _operation(document: Mapping[str, Any], method: str, path: str, said: Mapping[str, Any]) -> Operation:
@@ -77,7 +85,7 @@ def _content(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parameter(said: Mapping[str, Any]) -> Field:
-    return Field(said["name"], said["in"], bool(said.get("required")), said.get("description", ""))
+    return Field(said["name"], said["in"], bool(said.get("required")), _note({**said["schema"], **said}))
 
 
 def _fields(document: Mapping[str, Any], schema: Mapping[str, Any], *, writing: bool) -> Iterator[Field]:
@@ -86,7 +94,7 @@ def _fields(document: Mapping[str, Any], schema: Mapping[str, Any], *, writing: 
     for name, field in found.get("properties", {}).items():
         if field.get("readOnly" if writing else "writeOnly"):
             continue
-        yield Field(name, _type(document, field), name in required, _note(field))
+        yield Field(name, _type(document, field), writing and name in required, _note(field, limits=writing))
 
 
 def _type(document: Mapping[str, Any], field: Mapping[str, Any]) -> str:
@@ -102,11 +110,11 @@ def _type(document: Mapping[str, Any], field: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-def _note(field: Mapping[str, Any]) -> str:
+def _note(field: Mapping[str, Any], *, limits: bool = True) -> str:
     notes = [field.get("description", "")]
     if choices := [str(choice) for choice in field.get("enum", ()) if choice is not None]:
         notes.append(f"One of {', '.join(choices)}.")
-    if "maxLength" in field:
+    elif limits and "maxLength" in field:
         notes.append(f"At most {field['maxLength']} characters.")
     return " ".join(note for note in notes if note)
 
