@@ -20,9 +20,7 @@ from broker.context import acting, system
 from scim.schemas import PROVIDER
 from scim.storage import DirectoryStorage
 from tests.conftest import World
-from tests.scim.conftest import token_of, web
-
-__all__ = ["web"]
+from tests.scim.conftest import token_of
 
 
 class TestStorageContract(ScimStorageContract):

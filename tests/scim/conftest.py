@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,11 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from broker import credentials
-from broker.app import create_app
-from broker.config import Config
+from broker import credentials, ids
 from broker.context import Scope, acting, system
-from broker.db import db, unit
+from broker.db import unit
 from broker.directory import Directory
-from broker.embedded import Services
+from broker.models import RoleAssignment
 from tests.conftest import World
 
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
@@ -78,15 +75,6 @@ class Scim:
         return [each.get("userName") or each["displayName"] for each in answer.json["Resources"]]
 
 
-@pytest.fixture(scope="session")
-def web(services: Services, settings: Config) -> Iterator[Flask]:
-    app = create_app(services.configure(settings))
-    yield app
-    with app.app_context():
-        for engine in db.engines.values():
-            engine.dispose()
-
-
 def token_of(scope: Scope, **values: Any) -> str:
     """A fresh SCIM token of the tenant."""
     with acting(system("tests")), unit(scope):
@@ -95,9 +83,6 @@ def token_of(scope: Scope, **values: Any) -> str:
 
 def admin_token_of(scope: Scope, role: str, scope_id: str | None) -> str:
     """A PAT of a fresh administrator who holds the role and lives in the tenant of `scope`."""
-    from broker import ids
-    from broker.models import RoleAssignment
-
     with acting(system("tests")), unit(scope) as session:
         user = Directory().create("User", {"userName": f"admin-{ids.new('usr')}"})
         session.add(RoleAssignment(id=ids.new("rol"), role=role, principal_id=user.id, scope_id=scope_id))
