@@ -25,7 +25,7 @@ from connectors.port import Change, ChangeFeed, CursorExpired, Page, Unreadable,
 
 from . import context, ids, removals
 from .context import Scope
-from .db import db, unit
+from .db import db, refresh_statistics, unit
 from .directory import Directory, Loss, Outcome, Skip
 from .errors import Conflict, NotFound
 from .models import IdentityProvider, SyncRun, SyncSkip
@@ -37,6 +37,8 @@ LEASE = timedelta(seconds=20)
 """A run that has not committed a page for this long is taken for dead."""
 KEPT_SKIPS = 10_000
 """Skipped records a run keeps with their reasons; all of them are counted."""
+LARGE = 5_000
+"""Records created in one run, after which the planner's idea of the tables is out of date."""
 
 _TAKE = sa.text("""
     UPDATE identity_providers SET lease_fence = lease_fence + 1, lease_until = now() + :lease
@@ -296,7 +298,12 @@ class _Pass:
         for start in range(0, len(verdict.losses), removals.AT_ONCE):
             self._twice(self._take_away, verdict.losses[start : start + removals.AT_ONCE])
         with self._unit():
-            removals.finish(self._via(), self._run())
+            run = self._run()
+            removals.finish(self._via(), run)
+            large = run.created >= LARGE and not self.dry_run
+        if large:
+            with contextlib.suppress(OperationalError):
+                refresh_statistics()
 
     def _take_away(self, losses: Sequence[Loss]) -> None:
         with self._unit():
