@@ -59,15 +59,14 @@ class Step:
     def under_way(self) -> Iterator[None]:
         begun = time.monotonic()
         self._status = self._console.status(f"  {escape(self._title)}")
-        self._status.start()
         try:
-            yield
+            with self._status:
+                yield
         except Unexpected as error:
             self.complain(str(error))
-            raise
-        finally:
-            self._status.stop()
             self._show(time.monotonic() - begun)
+            raise
+        self._show(time.monotonic() - begun)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
