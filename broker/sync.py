@@ -155,6 +155,7 @@ class _Pass:
         self.dry_run = dry_run
         self.progress = progress
         self.run_id = ""
+        self.now: SyncProgress | None = None
 
     def read(self) -> str:
         try:
@@ -257,6 +258,7 @@ class _Pass:
                 removals.keep(via, run, outcome.losses)
                 if self.dry_run:
                     run.plan = [*run.plan, *outcome.plan][: removals.PLANNED]
+            self._note(run)
 
     def _applied(self, changes: Sequence[Change], via: IdentityProvider, run_no: int) -> Iterator[Outcome]:
         """Apply a page. One the database refuses is halved until the record it refuses is alone, and skipped."""
@@ -294,18 +296,26 @@ class _Pass:
             passed = run.disabled + run.removed > 0  # before this process took the run up
             if verdict.complaint and not passed:
                 removals.hold(via, run, verdict)
-                return
-        for start in range(0, len(verdict.losses), removals.AT_ONCE):
-            self._twice(self._take_away, verdict.losses[start : start + removals.AT_ONCE])
-        with self._unit():
-            run = self._run()
-            removals.finish(self._via(), run)
+            elif not verdict.losses:
+                removals.finish(via, run)
+            self._note(run)
+            waiting = run.status == "running"
             large = run.created >= LARGE and not self.dry_run
+        if waiting:
+            self._take_away(verdict.losses)
         if large:
             with contextlib.suppress(OperationalError):
                 refresh_statistics()
 
     def _take_away(self, losses: Sequence[Loss]) -> None:
+        for start in range(0, len(losses), removals.AT_ONCE):
+            self._twice(self._take_some, losses[start : start + removals.AT_ONCE])
+        with self._unit():
+            via, run = self._via(), self._run()
+            removals.finish(via, run)
+            self._note(run)
+
+    def _take_some(self, losses: Sequence[Loss]) -> None:
         with self._unit():
             removals.take_away(self._via(), self._run(), losses)
 
@@ -314,6 +324,7 @@ class _Pass:
             via, run = self._via(), self._run()
             run.status, run.problem, run.finished_at = "failed", problem, sa.func.now()
             removals.tell("failed", via, run)
+            self._note(run)
 
     def _twice(self, step: Callable[[T], None], what: T) -> None:
         try:
@@ -323,13 +334,13 @@ class _Pass:
                 raise
             step(what)
 
+    def _note(self, run: SyncRun) -> None:
+        """Keep the numbers for whoever watches, who is told outside the transaction."""
+        self.now = SyncProgress(run_id=run.id, **{name: getattr(run, name) for name in _TOLD})
+
     def _report(self) -> None:
-        if self.progress is None:
-            return
-        with self._unit():
-            run = self._run()
-            told = SyncProgress(run_id=run.id, **{name: getattr(run, name) for name in _TOLD})
-        self.progress(told)
+        if self.progress is not None and self.now is not None:
+            self.progress(self.now)
 
 
 def _name(change: Change) -> str:
