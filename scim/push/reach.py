@@ -183,8 +183,6 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
 
     What could not be made is left until it changes; what is held or muted stays so, unless it should be there again.
     """
-    session = db.session()
-    session.execute(sa.text("SET LOCAL statement_timeout = '60s'"))
     here = reached(tenant, target).cte("here")
     there = (
         sa.select(TargetResource.resource_id, TargetResource.resource_type, TargetResource.state)
@@ -236,7 +234,7 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
         )
         .returning(Delivery.resource_id)
     )
-    ids = session.execute(statement).scalars().all()
+    ids = db.session().execute(statement).scalars().all()
     return cast("str | None", max(ids)) if len(ids) == PAGE else None
 
 

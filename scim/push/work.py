@@ -19,7 +19,7 @@ from broker.db import db
 from broker.models import ScimTarget
 from broker.registry.targets import bearer_token
 
-LEASE = 45.0
+LEASE = 30.0
 """Seconds a claim lasts unless renewed; the work of a killed process is taken up after as long."""
 
 Deed = Literal["provide", "disable", "delete", "empty", "nothing", "expand"]

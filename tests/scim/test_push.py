@@ -700,8 +700,11 @@ def test_two_runs_at_once_never_change_one_resource_at_the_same_time(
     acme: Tenant, pushing: Flask, receiver: Receiver
 ) -> None:
     acme.target(receiver)
+    drain()
     people = acme.users(60)
     acme.group("All", people)
+    # So long that the second run begins while the first is at work.
+    receiver.fault("POST", "/Users", lambda asked, act: Answer(201, act().body, delay=1.0), times=8)
     tallies: list[push.Tally] = []
 
     def work() -> None:
