@@ -56,7 +56,7 @@ def services(settings: Config) -> Iterator[Services]:
 @pytest.fixture(scope="session")
 def engines(services: Services) -> Iterator[Flask]:
     """A bare Flask app that owns the two engines: what the lower floors need."""
-    app = Flask("tests")
+    app = Flask("tests", root_path=str(Path(__file__).parent))
     connect(app, url=services.database_url, platform_url=services.platform_database_url, statement_timeout_ms=30_000)
     yield app
     with app.app_context():

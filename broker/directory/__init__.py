@@ -1,6 +1,6 @@
 """The directory: the only writer of users, groups, memberships, units and links."""
 
-from .apply import EXPLICIT, Loss, Outcome, Skip, members_lost
+from .outcome import EXPLICIT, Loss, Outcome, Skip, members_lost
 from .service import Directory
 
 __all__ = ["EXPLICIT", "Directory", "Loss", "Outcome", "Skip", "members_lost"]

@@ -1,77 +1,32 @@
 """A page of an upstream's changes, written in sets.
 
 Owns the comparing of records with what is linked, the deciding of each record's fate (new, changed, unchanged, kept
-without a
-resource, skipped with a reason), and the writing of the page: a bounded number of statements whatever its size,
-events in the
-same transaction. It never takes anything away: a halved group is handed back as a `Loss`, disables and absences are
-found by `removal`.
-Applying a page twice is silent the second time.
+without a resource, skipped with a reason), and the writing of the page: a bounded number of statements whatever its
+size, events in the same transaction. It never takes anything away: a halved group is handed back as a `Loss`, disables
+and absences are found by `removal`. Applying a page twice is silent the second time.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
 from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
-from .. import attributes as catalogue
 from ..db import arrays, db
 from ..events import Changes, record
-from . import layers, mapping, members, rows
+from . import documents, layers, mapping, members, names, references, rows
+from .documents import MANAGER, PARENT, Values
 from .layers import Provider, Said
-from .mapping import TYPE_OF_KIND, Encoded
+from .mapping import TYPE_OF_KIND
+from .news import tell_members
+from .outcome import EXPLICIT, Leaving, Loss, Outcome, Skip, decode_leaving, encode_leaving
+from .records import Encoded, encode_record, loud_parts, member_attribute
 from .rows import Row, Unfit, ref_key
-
-Removal = Literal["remove", "disable", "shrink"]
-
-
-class Skip(NamedTuple):
-    """A record that was not taken, and why."""
-
-    position: str | None
-    name: str | None
-    reason: str
-    detail: str
-
-
-class Loss(NamedTuple):
-    """Something an upstream would take away: never done by `apply`, always by `take_away` after the guard."""
-
-    link_no: int
-    action: Removal
-    kind: str
-    digest: bytes
-    evidence: bytes | None = None
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of a page. `by_kind` counts `(kind, fate)`; the plain numbers are its sums."""
-
-    read: int = 0
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    disabled: int = 0
-    removed: int = 0
-    skips: list[Skip] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-    by_kind: Counter[tuple[str, str]] = field(default_factory=Counter)
-    plan: list[str] = field(default_factory=list)
-    """The first changes in words, for a dry run's reader."""
-
-    def count(self, kind: str, fate: str, name: str = "") -> None:
-        self.by_kind[kind, fate] += 1
-        setattr(self, fate, getattr(self, fate) + 1)
-        if fate != "unchanged" and len(self.plan) < 100:
-            self.plan.append(f"{fate} {kind} {name}")
 
 
 class Link(NamedTuple):
@@ -81,11 +36,16 @@ class Link(NamedTuple):
     quiet_digest: bytes
     resource_id: str | None
     kind: str
-    active: bool
     gone: bool
     skipped: str | None
+    name_kept: bool
     ref: str
     seen_run: int
+
+    @property
+    def stands(self) -> bool:
+        """Whether an equal digest means that there is nothing to do."""
+        return not self.gone and self.skipped is None and not self.name_kept
 
 
 @dataclass(slots=True)
@@ -93,15 +53,21 @@ class Item:
     """One record on its way through the page."""
 
     record: Record
+    key: str
     encoded: Encoded
     link: Link | None
     row: Row | None = None
-    before: bytes = b""
+    document_before: bytes = b""
     name_before: str = ""
+    key_before: str | None = None
+    silent_before: tuple[Any, ...] = ()
     revived: bool = False
     fresh: bool = False
     skipped: str | None = None
+    name_kept: bool = False
     said: Said | None = None
+    others: Sequence[Said] = ()
+    values: Values = field(default_factory=dict)
 
     @property
     def active(self) -> bool:
@@ -109,12 +75,30 @@ class Item:
         until = self.said.active_until if self.said else None
         return self.record.active and (until is None or until > rows.now())
 
+    @property
+    def leads(self) -> bool:
+        """Whether no upstream of a higher rank has the resource: who manages whom is said by the highest."""
+        return self.said is None or all(self.said.rank < other.rank for other in self.others)
+
+    @property
+    def arrives(self) -> bool:
+        """Whether others may have waited for this record under its present name."""
+        link = self.link
+        return (
+            link is None
+            or self.fresh
+            or self.revived
+            or link.gone
+            or link.skipped is not None
+            or link.ref != ref_key(self.record.ref)
+        )
+
 
 # Each key is looked up by itself (LATERAL … OFFSET 0): `key = ANY(…)` leaves the planner free to walk all links of the
 # provider for every page whenever it thinks that a tenant is small.
 _LINKS = sa.text("""
     SELECT l.* FROM unnest(CAST(:keys AS text[])) AS k(key) CROSS JOIN LATERAL (
-        SELECT no, key, digest, quiet_digest, resource_id, kind, active, gone_at IS NOT NULL, skipped, ref, seen_run
+        SELECT no, key, digest, quiet_digest, resource_id, kind, gone_at IS NOT NULL, skipped, name_kept, ref, seen_run
         FROM links WHERE tenant_id = :tenant AND provider_id = :via AND key = k.key OFFSET 0) l
 """)
 _SEEN = sa.text("""
@@ -130,31 +114,21 @@ _RECORDS = sa.text("""
     SELECT r.* FROM unnest(CAST(:nos AS bigint[])) AS u(no) CROSS JOIN LATERAL (
         SELECT link_no, record FROM link_records WHERE tenant_id = :tenant AND link_no = u.no OFFSET 0) r
 """)
-_REFS = sa.text("""
-    SELECT l.* FROM unnest(CAST(:refs AS text[])) AS u(ref) CROSS JOIN LATERAL (
-        SELECT ref, resource_id, kind FROM links WHERE tenant_id = :tenant AND provider_id = :via AND ref = u.ref
-          AND resource_id IS NOT NULL AND gone_at IS NULL OFFSET 0) l
-""")
-_NAMES = sa.text("""
-    SELECT r.* FROM unnest(CAST(:keys AS text[])) AS k(key) CROSS JOIN LATERAL (
-        SELECT name_key, id FROM resources
-        WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL AND name_key = k.key OFFSET 0) r
-""")
 _LINK = sa.text("""
     INSERT INTO links AS l (tenant_id, provider_id, key, resource_id, kind, name, ref, alias, primary_ref, active,
-                            digest, quiet_digest, seen_run, skipped, gone_at)
+                            digest, quiet_digest, seen_run, skipped, name_kept, gone_at)
     SELECT :tenant, :via, u.key, u.resource, u.kind, u.name, u.ref, u.alias, u.primary_ref, u.active,
-           u.digest, u.quiet, :run, u.skipped, NULL
+           u.digest, u.quiet, :run, u.skipped, u.name_kept, NULL
     FROM unnest(CAST(:keys AS text[]), CAST(:resources AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]),
                 CAST(:refs AS text[]), CAST(:aliases AS text[]), CAST(:primaries AS text[]),
                 CAST(:actives AS boolean[]), CAST(:digests AS bytea[]), CAST(:quiets AS bytea[]),
-                CAST(:skips AS text[]))
-         AS u(key, resource, kind, name, ref, alias, primary_ref, active, digest, quiet, skipped)
+                CAST(:skips AS text[]), CAST(:kept AS boolean[]))
+         AS u(key, resource, kind, name, ref, alias, primary_ref, active, digest, quiet, skipped, name_kept)
     ON CONFLICT (tenant_id, provider_id, key) DO UPDATE SET
         resource_id = EXCLUDED.resource_id, kind = EXCLUDED.kind, name = EXCLUDED.name, ref = EXCLUDED.ref,
         alias = EXCLUDED.alias, primary_ref = EXCLUDED.primary_ref, active = EXCLUDED.active,
         digest = EXCLUDED.digest, quiet_digest = EXCLUDED.quiet_digest, seen_run = EXCLUDED.seen_run,
-        skipped = EXCLUDED.skipped, gone_at = NULL
+        skipped = EXCLUDED.skipped, name_kept = EXCLUDED.name_kept, gone_at = NULL
     RETURNING l.key, l.no
 """)
 _RECORD = sa.text("""
@@ -176,34 +150,29 @@ _UNHOLD = sa.text("""
       AND l.tenant_id = :tenant AND l.no = h.link_no AND (h.action = 'remove' OR (h.action = 'disable' AND l.active))
 """)
 _ANY_HELD = sa.text("SELECT 1 FROM held_removals WHERE tenant_id = :tenant AND provider_id = :via LIMIT 1")
-_WAITING = sa.text("""
-    SELECT r.id, r.type, r.manager_ref, r.parent_ref FROM unnest(CAST(:refs AS text[])) AS u(ref) CROSS JOIN LATERAL (
-        SELECT id, type, manager_ref, parent_ref FROM resources
-        WHERE tenant_id = :tenant AND removed_at IS NULL AND manager_id IS NULL AND manager_ref = u.ref
-        UNION
-        SELECT id, type, manager_ref, parent_ref FROM resources
-        WHERE tenant_id = :tenant AND removed_at IS NULL AND parent_id IS NULL AND parent_ref = u.ref OFFSET 0) r
-    WHERE EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = :tenant AND l.resource_id = r.id AND l.provider_id = :via)
+_HELD = sa.text("""
+    SELECT link_no, evidence FROM held_removals
+    WHERE tenant_id = :tenant AND link_no = ANY(:nos) AND action = 'shrink' AND status = 'held'
 """)
-_REFER = sa.text("""
-    UPDATE resources r SET manager_id = coalesce(u.manager, r.manager_id), parent_id = coalesce(u.parent, r.parent_id)
-    FROM unnest(CAST(:ids AS text[]), CAST(:managers AS text[]), CAST(:parents AS text[])) AS u(id, manager, parent)
-    WHERE r.tenant_id = :tenant AND r.id = u.id
-""")
-_TOUCH = sa.text("""
-    UPDATE resources SET version = version + 1, updated_at = now() WHERE tenant_id = :tenant AND id = ANY(:ids)
-    RETURNING id
-""")
-_USERS = sa.text("""
-    SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
-      AND user_type IS DISTINCT FROM 'ServiceAccount'
-""")
+
+_DETAILS = {
+    "user_name_taken": "Its userName belongs to somebody else of this tenant.",
+    "limit_exceeded": "The tenant has as many users as its partner allows.",
+    "kind_changed": "The entry is of another class than the resource it was linked to.",
+    "duplicate_key": "Another entry of the page has the same immutable id.",
+    "control_character": "Its key, its name or a name it mentions holds a NUL character.",
+}
 
 
 class PageOfChanges:
-    """One page of one upstream in one tenant, inside the caller's unit of work."""
+    """One page of one upstream in one tenant, inside the caller's unit of work.
 
-    def __init__(self, tenant: str, via: Provider, run_no: int, *, halving_floor: int, room: int | None) -> None:
+    `room` tells how many more users the tenant may have, None for any number.
+    """
+
+    def __init__(
+        self, tenant: str, via: Provider, run_no: int, *, halving_floor: int, room: Callable[[], int | None]
+    ) -> None:
         self.tenant = tenant
         self.via = via
         self.run_no = run_no
@@ -213,17 +182,19 @@ class PageOfChanges:
         self.changes = Changes()
         self.tally = members.Tally()
         self.session = db.session()
+        self.where = {"tenant": tenant, "via": via.id}
 
     def apply(self, changes: Sequence[Change]) -> Outcome:
         records: dict[str, Record] = {}
         deltas: list[Members] = []
-        gone: list[Gone] = []
+        gone: dict[str, Gone] = {}
         unreadable: list[str] = []
         for change in changes:
             self.outcome.read += 1
             if isinstance(change, Record):
                 if (earlier := records.pop(change.key, None)) is not None:
-                    self._skip(earlier, "duplicate_key", "Another entry of the page has the same immutable id.")
+                    self._skip(earlier, "duplicate_key")
+                gone.pop(change.key, None)
                 records[change.key] = change
             elif isinstance(change, Unreadable):
                 self.outcome.skips.append(Skip(change.position, change.name, change.reason, change.detail))
@@ -232,205 +203,206 @@ class PageOfChanges:
             elif isinstance(change, Members):
                 deltas.append(change)
             else:
-                gone.append(change)
+                gone[change.key] = change
         if unreadable:
-            self.session.execute(
-                _THERE, {"tenant": self.tenant, "via": self.via.id, "run": self.run_no, "refs": unreadable}
-            )
+            self.session.execute(_THERE, arrays({**self.where, "run": self.run_no, "refs": unreadable}))
         items = self._classified(records)
-        self._decide(items)
-        self._write(items)
-        self._deltas(deltas)
-        self._gone(gone)
-        self._news(items)
+        if items:
+            self._decide(items)
+            self._write(items)
+        self._change_members(deltas)
+        members.release(self.tenant, self.via.id, self.run_no, self.tally)
+        self._find_gone(gone.values())
+        self._tell(items)
         return self.outcome
 
-    def _skip(self, record: Record, reason: str, detail: str) -> None:
-        self.outcome.skips.append(Skip(None, record.name, reason, detail))
+    def _skip(self, record: Record, reason: str, detail: str = "") -> None:
+        self.outcome.skips.append(Skip(None, record.name, reason, detail or _DETAILS[reason]))
 
     def _links(self, keys: Iterable[str]) -> dict[str, Link]:
-        found = self.session.execute(_LINKS, arrays({"tenant": self.tenant, "via": self.via.id, "keys": list(keys)}))
+        wanted = list(keys)
+        if not wanted:
+            return {}
+        found = self.session.execute(_LINKS, arrays({**self.where, "keys": wanted}))
         return {row[1]: Link(*row) for row in found}
 
     def _classified(self, records: dict[str, Record]) -> list[Item]:
         """Everything that differs from what is linked; the rest is marked as seen, its quiet values refreshed."""
-        links = self._links(records)
+        links = self._links(ref_key(key) for key in records if "\x00" not in key)
+        digest = self.via.digest
         items: list[Item] = []
         quiet: list[tuple[int, Encoded]] = []
         seen: list[Link] = []
         for key, record_ in records.items():
-            if len(key) > rows.LONGEST_NAME or "\x00" in key or "\x00" in record_.name:
-                self._skip(record_, "unfit_key", "Its immutable id or name cannot be stored.")
+            if not _storable(record_):
+                self._skip(record_, "control_character")
                 continue
-            encoded = mapping.encode_record(record_, self.via.mapping.digest)
-            link = links.get(key)
-            if link and link.digest == encoded.digest and not link.gone and link.skipped is None:
+            stored_key = ref_key(key)
+            encoded = encode_record(record_, digest)
+            link = links.get(stored_key)
+            if link and link.digest == encoded.digest and link.stands:
                 seen.append(link)
                 self.outcome.count(link.kind, "unchanged")
                 if link.quiet_digest != encoded.quiet_digest:
                     quiet.append((link.no, encoded))
             else:
-                items.append(Item(record_, encoded, link))
+                items.append(Item(record_, stored_key, encoded, link))
         stale = [link.no for link in seen if link.seen_run != self.run_no]
         if stale:
             self.session.execute(_SEEN, arrays({"tenant": self.tenant, "run": self.run_no, "nos": stale}))
         self._unhold([link.no for link in seen])
         if quiet:
-            self.session.execute(
-                _QUIET,
-                arrays(
-                    {
-                        "tenant": self.tenant,
-                        "nos": [no for no, _ in quiet],
-                        "quiets": [encoded.quiet_digest for _, encoded in quiet],
-                        "records": [encoded.stored for _, encoded in quiet],
-                    }
-                ),
-            )
+            columns = {
+                "nos": [no for no, _ in quiet],
+                "quiets": [encoded.quiet_digest for _, encoded in quiet],
+                "records": [encoded.stored for _, encoded in quiet],
+            }
+            self.session.execute(_QUIET, arrays({"tenant": self.tenant, **columns}))
         return items
 
     def _unhold(self, numbers: Sequence[int]) -> None:
         """What was seen again is no longer absent, and who is enabled again no longer to be disabled."""
-        where = {"tenant": self.tenant, "via": self.via.id}
-        if numbers and self.session.execute(_ANY_HELD, where).first() is not None:
-            self.session.execute(_UNHOLD, {**where, "nos": list(numbers)})
+        if numbers and self.session.execute(_ANY_HELD, self.where).first() is not None:
+            self.session.execute(_UNHOLD, {**self.where, "nos": list(numbers)})
 
     def _decide(self, items: Sequence[Item]) -> None:
-        """Give each record its row, or the reason why it has none."""
+        """Give each record its row with everything it says, or the reason why it has none."""
         known = [item.link.resource_id for item in items if item.link and item.link.resource_id]
         loaded = rows.load(self.tenant, known, removed=True)
         others = layers.said_of(self.tenant, {row.id: row.type for row in loaded.values()}, besides=self.via.id)
         for item in items:
-            kind = TYPE_OF_KIND.get(item.record.kind)
-            if kind is None:
-                if item.link and item.link.resource_id:
-                    item.row = loaded.get(item.link.resource_id)
-                    item.skipped = "kind_changed"
-                continue
-            item.said = layers.contribution(self.via, kind, item.record.attributes, item.record.active)
-            row = loaded.get(item.link.resource_id) if item.link and item.link.resource_id else None
-            if row is not None and row.type != kind:
-                item.row, item.skipped = row, "kind_changed"
-                continue
-            if row is None:
-                row, item.fresh = Row(rows.new_id(kind), kind), True
-            item.row, item.before, item.name_before = row, row.document, row.name_key
-            item.revived = row.removed_at is not None
-        self._refer(items)
-        for item in items:
-            if item.row is not None and item.skipped is None and item.said is not None:
-                self._settle(item, item.row, [item.said, *others.get(item.row.id, ())])
+            self._give_row(item, loaded)
+            if item.row is not None and item.skipped is None:
+                item.others = others.get(item.row.id, ())
+                self._fit(item, item.row)
         self._keep_names_apart(items)
         self._keep_within_room(items)
+        self._refer(items)
         for item in items:
-            if item.skipped:
-                self._skip(item.record, item.skipped, _REASONS.get(item.skipped, item.skipped))
+            if item.skipped is not None:
+                self._skip(item.record, item.skipped)
+            elif item.row is not None:
+                rows.compose(item.row, item.values)
 
-    def _refer(self, items: Sequence[Item]) -> None:
-        """Resolve managers and parents within the page and among what is linked; the others wait by reference."""
-        here = {
-            ref_key(item.record.ref): (item.row.id, item.record.kind)
-            for item in items
-            if item.row is not None and item.skipped is None
-        }
-        wanted = {
-            ref_key(ref.key)
-            for item in items
-            for ref in (item.record.manager, item.record.parent)
-            if item.row is not None and ref is not None
-        } - here.keys()
-        if wanted:
-            found = self.session.execute(
-                _REFS, arrays({"tenant": self.tenant, "via": self.via.id, "refs": list(wanted)})
-            )
-            here.update({ref: (resource, kind) for ref, resource, kind in found})
-        for item in items:
-            row, record_ = item.row, item.record
-            if row is None or item.skipped:
-                continue
-            row.manager_ref = ref_key(record_.manager.key) if record_.manager else None
-            row.manager_id = _pointing(here, row.manager_ref, "user")
-            row.parent_ref = ref_key(record_.parent.key) if record_.parent else None
-            row.parent_id = _pointing(here, row.parent_ref, "unit")
+    def _give_row(self, item: Item, loaded: dict[str, Row]) -> None:
+        kind = TYPE_OF_KIND.get(item.record.kind)
+        row = loaded.get(item.link.resource_id) if item.link and item.link.resource_id else None
+        if row is not None and row.type != kind:
+            if row.removed_at is None:
+                item.skipped = "kind_changed"
+                return
+            row = None
+        if kind is None:
+            return
+        if row is None:
+            row, item.fresh = Row(rows.new_id(kind), kind), True
+        item.said = layers.contribution(self.via, kind, item.record.attributes, item.record.active)
+        item.row = row
+        item.revived = row.removed_at is not None
+        item.document_before, item.name_before, item.silent_before = row.document, row.name, _silent(row)
+        item.key_before = None if item.fresh or item.revived else row.name_key
 
-    def _settle(self, item: Item, row: Row, contributions: Sequence[Said]) -> None:
-        was_active = row.active and not item.fresh and not item.revived
-        until = layers.earliest(contributions)
-        if item.active:
-            row.active = not row.disabled and all(said.active for said in contributions)
-            row.active_until = until
-        elif not was_active:
-            row.active, row.active_until = False, until
+    def _fit(self, item: Item, row: Row) -> None:
+        """Put the values that hold into the row. Who is here already and cannot be called so keeps the old name."""
+        assert item.said is not None
+        contributions = [item.said, *item.others]
+        was_active = row.active and item.key_before is not None
+        admitted = layers.admitted(row, contributions)
+        if item.active or not was_active:
+            row.active_until = layers.earliest(contributions)
+        row.active = was_active or admitted  # disabling is the guard's
         row.removed_at = None
+        item.values = layers.effective(row, contributions)
+        if item.key_before is not None:
+            item.values, wrong = rows.fit_living(row, item.values)
+            if wrong is not None:
+                item.name_kept = True
+                self._skip(item.record, wrong.reason, wrong.detail)
+            return
         try:
-            rows.settle(row, layers.effective(row, contributions))
+            rows.fit(row, item.values)
         except Unfit as unfit:
             item.skipped = unfit.reason
-            _REASONS.setdefault(unfit.reason, unfit.detail)
+            _DETAILS.setdefault(unfit.reason, unfit.detail)
 
     def _keep_names_apart(self, items: Sequence[Item]) -> None:
-        """A userName that is taken skips its record; nobody is joined by name."""
-        claims = [
-            item
+        """A userName that is taken keeps a newcomer out and leaves who is here with the old one; nobody is joined by
+        name."""
+        claimants = {
+            item.row.id: item
             for item in items
             if item.row is not None
             and item.skipped is None
             and item.row.type == "User"
-            and (item.fresh or item.revived or item.row.name_key != item.name_before)
-        ]
-        if not claims:
-            return
-        leaving = {item.row.id for item in claims if item.row is not None}
-        keys = [item.row.name_key for item in claims if item.row is not None]
-        found = self.session.execute(_NAMES, arrays({"tenant": self.tenant, "keys": keys}))
-        holders = {key: id for key, id in found if id not in leaving}
-        for item in sorted(claims, key=lambda item: item.fresh):
-            assert item.row is not None
-            if holders.setdefault(item.row.name_key, item.row.id) != item.row.id:
+            and item.row.name_key != item.key_before
+        }
+        claims = [names.Claim(id, item.row.name_key, item.key_before) for id, item in claimants.items() if item.row]
+        for id in names.refused(self.tenant, claims):
+            item = claimants[id]
+            if item.key_before is None or item.row is None:
                 item.skipped = "user_name_taken"
-        stuck = {item.name_before for item in claims if item.skipped and not item.fresh and not item.revived}
-        for item in claims:
-            if item.skipped is None and item.row is not None and item.row.name_key in stuck:
-                item.skipped = "user_name_taken"
+            else:
+                item.name_kept = True
+                item.values, _ = rows.fit_living(item.row, {**item.values, "userName": item.name_before})
+                self._skip(item.record, "user_name_taken")
 
     def _keep_within_room(self, items: Sequence[Item]) -> None:
-        if self.room is None:
-            return
-        for item in items:
-            adds = item.row is not None and item.row.type == "User" and (item.fresh or item.revived)
-            if adds and item.skipped is None:
-                if self.room <= 0:
-                    item.skipped = "limit_exceeded"
-                else:
-                    self.room -= 1
+        adding = [
+            item
+            for item in items
+            if item.row is not None and item.skipped is None and item.key_before is None and item.row.counts
+        ]
+        room = self.room() if adding else None
+        if room is not None:
+            for item in adding[room:]:
+                item.skipped = "limit_exceeded"
+
+    def _refer(self, items: Sequence[Item]) -> None:
+        """Resolve managers and parents within the page and among what is linked; the others wait by reference."""
+        here: dict[str, tuple[str, str]] = {
+            ref_key(item.record.ref): (item.row.id, item.record.kind)
+            for item in items
+            if item.row is not None and item.skipped is None
+        }
+        naming = [item for item in items if item.row is not None and item.skipped is None and item.leads]
+        wanted = {
+            ref_key(ref.key) for item in naming for ref in (item.record.manager, item.record.parent) if ref is not None
+        } - here.keys()
+        here = {**references.resolve(self.tenant, self.via.id, wanted), **here}
+        for item in naming:
+            row, record_ = item.row, item.record
+            assert row is not None
+            row.manager_ref = ref_key(record_.manager.key) if record_.manager else None
+            row.parent_ref = ref_key(record_.parent.key) if record_.parent else None
+            if MANAGER not in row.pins:
+                row.manager_id = references.meant(here, row.manager_ref, "user")
+            if PARENT not in row.pins:
+                row.parent_id = references.meant(here, row.parent_ref, "unit")
 
     def _write(self, items: Sequence[Item]) -> None:
         fresh = [item.row for item in items if item.row and item.fresh and not item.skipped]
-        rows.name_tokens(self.tenant, fresh)
+        names.name_tokens(self.tenant, fresh)
+        rows.park(
+            self.tenant,
+            [
+                item.row.id
+                for item in items
+                if item.row and item.row.type == "User" and item.key_before not in (None, item.row.name_key)
+            ],
+        )
         rows.insert(self.tenant, fresh)
         self._update(items)
-        if items:
-            self._link(items)
-        wanted = {
-            item.row.id: item.record.members
-            for item in items
-            if item.row and not item.skipped and item.record.kind == "group" and item.record.members is not None
-        }
-        self._members(items, wanted)
-        arrivals = [item for item in items if item.row and not item.skipped and _newly_here(item)]
-        members.arrived(self.tenant, self.via.id, [item.record.key for item in arrivals], self.tally)
-        users = {
-            item.row.id: item.record.primary_group.key if item.record.primary_group else None
-            for item in items
-            if item.row and not item.skipped and item.record.kind == "user"
-        }
-        groups = {
-            item.row.id: item.record.alias
-            for item in arrivals
-            if item.row and item.record.kind == "group" and item.record.alias
-        }
-        members.follow_primary(self.tenant, self.via.id, users, groups, self.tally)
-        self._awaited(arrivals)
+        numbers = self._link(items)
+        for item in items:
+            if item.skipped == "kind_changed" and item.link is not None:
+                number = numbers[item.key]
+                self.outcome.losses.append(Loss(number, "remove", item.link.kind, item.encoded.digest, EXPLICIT))
+        self._write_members(items, numbers)
+        arrivals = [item for item in items if item.row and not item.skipped and item.arrives]
+        members.arrived(self.tenant, self.via.id, [item.key for item in arrivals], self.tally)
+        self._follow_primary(items, arrivals)
+        here = {ref_key(item.record.ref): (item.row.id, item.record.kind) for item in arrivals if item.row}
+        references.arrived(self.tenant, self.via.id, here, self.changes)
 
     def _update(self, items: Sequence[Item]) -> None:
         """Write the rows that differ, and say in which attributes."""
@@ -440,181 +412,147 @@ class PageOfChanges:
         if nos:
             found = self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos}))
             stored.update((no, record) for no, record in found)
-        written, renamed = [], []
+        written, silent = [], []
         for item in settled:
             row, link = item.row, item.link
             assert row is not None and link is not None
-            changed = mapping.differing(orjson.loads(item.before), row.read())
-            if link.no in stored:
+            changed = mapping.differing(orjson.loads(item.document_before), row.read())
+            if link.no in stored and not link.gone:
                 changed += _overflow_changed(row.type, stored[link.no], item.encoded.stored)
             if not changed and not item.revived:
+                if _silent(row) != item.silent_before:
+                    silent.append(row)
                 continue
             row.version += 1
             written.append(row)
-            if row.name_key != item.name_before:
-                renamed.append(row.id)
             if item.revived:
                 self.changes.add(f"{row.noun}.revived", row.type, row.id)
             elif "active" in changed and row.active:
                 self.changes.add(f"{row.noun}.enabled", row.type, row.id, changed)
             else:
                 self.changes.add(f"{row.noun}.updated", row.type, row.id, changed)
-        rows.update(self.tenant, written, renamed=renamed)
+        rows.update(self.tenant, written)
+        rows.update_silently(self.tenant, silent)
 
-    def _link(self, items: Sequence[Item]) -> None:
+    def _link(self, items: Sequence[Item]) -> dict[str, int]:
+        """Write the links with their records; returns their numbers by key."""
         columns: dict[str, list[Any]] = {
-            "keys": [item.record.key for item in items],
+            "keys": [item.key for item in items],
             "resources": [_linked(item) for item in items],
-            "kinds": [item.record.kind for item in items],
+            "kinds": [_kind(item) for item in items],
             "names": [item.record.name for item in items],
             "refs": [ref_key(item.record.ref) for item in items],
-            "aliases": [item.record.alias for item in items],
-            "primaries": [item.record.primary_group.key if item.record.primary_group else None for item in items],
+            "aliases": [_alias(item.record.alias) for item in items],
+            "primaries": [_primary(item.record) for item in items],
             "actives": [item.active for item in items],
             "digests": [item.encoded.digest for item in items],
             "quiets": [item.encoded.quiet_digest for item in items],
             "skips": [item.skipped for item in items],
+            "kept": [item.name_kept for item in items],
         }
-        where = {"tenant": self.tenant, "via": self.via.id}
         numbers: dict[str, int] = {}
-        linked = self.session.execute(_LINK, arrays({**where, "run": self.run_no, **columns}))
+        linked = self.session.execute(_LINK, arrays({**self.where, "run": self.run_no, **columns}))
         numbers.update((key, no) for key, no in linked)
-        self.session.execute(
-            _RECORD,
-            arrays(
-                {
-                    "tenant": self.tenant,
-                    "nos": [numbers[item.record.key] for item in items],
-                    "records": [_kept(item) for item in items],
-                }
-            ),
-        )
+        records = {"nos": [numbers[item.key] for item in items], "records": [_kept(item) for item in items]}
+        self.session.execute(_RECORD, arrays({"tenant": self.tenant, **records}))
         self._unhold(list(numbers.values()))
-        self._numbers = numbers
+        return numbers
 
-    def _members(self, items: Sequence[Item], wanted: dict[str, tuple[Ref, ...]]) -> None:
+    def _write_members(self, items: Sequence[Item], numbers: dict[str, int]) -> None:
         """The member lists of the page's groups. One that would lose half gains the new ones at once, and keeps the old
         until the guard decides."""
-        known = {item.row.id: item for item in items if item.row and not item.fresh and item.row.id in wanted}
-        halved = {}
-        if known:
-            present = {group: wanted[group] for group in known}
-            members.follow_renames(self.tenant, self.via.id, present)
-            found = members.lost_by_halving(self.tenant, self.via.id, present, self.halving_floor)
-            for group, (_, lost) in found.items():
-                item = known[group]
-                halved[group] = wanted.pop(group)
-                evidence = encode_members(halved[group], lost)
-                self.outcome.losses.append(
-                    Loss(self._numbers[item.record.key], "shrink", "group", item.encoded.digest, evidence)
-                )
-        members.write(self.tenant, self.via.id, wanted, self.tally)
-        members.add(self.tenant, self.via.id, halved, self.tally)
+        groups = {
+            item.row.id: item
+            for item in items
+            if item.row and not item.skipped and item.record.kind == "group" and item.record.members is not None
+        }
+        wanted: dict[str, Sequence[Ref]] = {id: item.record.members or () for id, item in groups.items()}
+        known = {id for id, item in groups.items() if not item.fresh}
+        held = members.write(self.tenant, self.via.id, self.run_no, wanted, known, self.tally, floor=self.halving_floor)
+        for group, leaving in held.items():
+            item = groups[group]
+            evidence = encode_leaving(leaving)
+            self.outcome.losses.append(Loss(numbers[item.key], "shrink", "group", item.encoded.digest, evidence))
 
-    def _awaited(self, arrivals: Sequence[Item]) -> None:
-        """Managers and parents that others waited for."""
-        here = {ref_key(item.record.ref): (item.row.id, item.record.kind) for item in arrivals if item.row}
-        if not here:
-            return
-        found = self.session.execute(
-            _WAITING, arrays({"tenant": self.tenant, "via": self.via.id, "refs": list(here)})
-        ).all()
-        pointed = [
-            (id, type_, _pointing(here, manager, "user"), _pointing(here, parent, "unit"))
-            for id, type_, manager, parent in found
-        ]
-        pointed = [line for line in pointed if line[2] or line[3]]
-        if not pointed:
-            return
-        self.session.execute(
-            _REFER,
-            arrays(
-                {
-                    "tenant": self.tenant,
-                    "ids": [line[0] for line in pointed],
-                    "managers": [line[2] for line in pointed],
-                    "parents": [line[3] for line in pointed],
-                }
-            ),
-        )
-        shown = [line[0] for line in pointed if line[2] or line[1] == "OrganizationalUnit"]
-        for start in range(0, len(shown), 1_000):
-            layers.recompute(self.tenant, shown[start : start + 1_000], self.changes)
+    def _follow_primary(self, items: Sequence[Item], arrivals: Sequence[Item]) -> None:
+        users = {
+            item.row.id: _primary(item.record)
+            for item in items
+            if item.row and not item.skipped and item.record.kind == "user"
+        }
+        groups = {
+            item.row.id: alias
+            for item in arrivals
+            if item.row and item.record.kind == "group" and (alias := _alias(item.record.alias)) is not None
+        }
+        members.follow_primary(self.tenant, self.via.id, users, groups, self.tally)
 
-    def _deltas(self, deltas: Sequence[Members]) -> None:
+    def _change_members(self, deltas: Sequence[Members]) -> None:
         """Incremental membership changes, as a followed upstream tells them."""
         if not deltas:
             return
-        links = self._links({delta.key for delta in deltas})
+        links = self._links({ref_key(delta.key) for delta in deltas})
+        known: list[tuple[str, Members]] = []
+        linked: dict[str, Link] = {}
         for delta in deltas:
-            link = links.get(delta.key)
-            if link is None or link.resource_id is None or link.gone:
+            link = links.get(ref_key(delta.key))
+            if link is None or link.resource_id is None or link.gone or link.skipped or link.kind != "group":
                 detail = "Members of a group that is not linked."
                 self.outcome.skips.append(Skip(None, delta.key, "unknown_group", detail))
-                continue
-            members.change(self.tenant, self.via.id, link.resource_id, delta.add, delta.remove, self.tally)
-            self.outcome.count("group", "updated", delta.key)
+            else:
+                known.append((link.resource_id, delta))
+                linked[link.resource_id] = link
+                self.outcome.count("group", "updated", delta.key)
+        held = members.change(self.tenant, self.via.id, known, self.tally, floor=self.halving_floor)
+        if not held:
+            return
+        nos = [linked[group].no for group in held]
+        found = self.session.execute(_HELD, {"tenant": self.tenant, "nos": nos}).all()
+        earlier: dict[int, set[Leaving]] = {no: set(decode_leaving(evidence)) for no, evidence in found}
+        for group, leaving in held.items():
+            link = linked[group]
+            evidence = encode_leaving({*leaving, *earlier.get(link.no, ())})
+            self.outcome.losses.append(Loss(link.no, "shrink", "group", link.digest, evidence))
 
-    def _gone(self, gone: Sequence[Gone]) -> None:
-        for link in self._links({change.key for change in gone}).values() if gone else ():
+    def _find_gone(self, gone: Iterable[Gone]) -> None:
+        for link in self._links({ref_key(change.key) for change in gone}).values():
             if not link.gone:
                 self.outcome.losses.append(Loss(link.no, "remove", link.kind, link.digest, EXPLICIT))
 
-    def _news(self, items: Sequence[Item]) -> None:
-        created = {item.row.id for item in items if item.row and item.fresh and not item.skipped}
+    def _tell(self, items: Sequence[Item]) -> None:
+        created: Set[str] = {item.row.id for item in items if item.row and item.fresh and not item.skipped}
         for item in items:
-            row, kind = item.row, item.record.kind
+            row = item.row
             if row is not None and row.id in created:
                 self.changes.add(f"{row.noun}.created", row.type, row.id)
-            if item.skipped:
+            if item.skipped or item.name_kept:
                 continue
-            self.outcome.count(kind, "created" if item.link is None or item.fresh else "updated", item.record.name)
+            fate = "created" if item.link is None or item.fresh else "updated"
+            self.outcome.count(item.record.kind, fate, item.record.name)
         tell_members(self.tenant, self.tally, self.changes, besides=created)
         record(self.changes)
 
 
-def tell_members(tenant: str, tally: members.Tally, changes: Changes, *, besides: Iterable[str] = ()) -> None:
-    """One event and one version for each group whose members changed; groups just created have told already."""
-    groups = [group for group in tally.groups() if group not in set(besides)]
-    if not groups:
-        return
-    live = db.session().execute(_TOUCH, {"tenant": tenant, "ids": groups}).scalars()
-    for group in live:
-        counts = {"added": tally.added[group], "removed": tally.removed[group]}
-        changes.add("group.members_changed", "Group", group, counts)
+def _storable(record: Record) -> bool:
+    """Whether the names a record has and mentions can be stored; its values are stored as JSON and may be anything."""
+    mentions = [ref for ref in (record.manager, record.parent, record.primary_group, *(record.members or ())) if ref]
+    names = [record.key, record.name, record.ref, record.alias or ""]
+    return not any("\x00" in name for name in names) and not any(
+        "\x00" in mention.key or "\x00" in mention.raw for mention in mentions
+    )
 
 
-EXPLICIT = b"gone"
-"""Evidence of a removal the upstream said in so many words."""
-
-_REASONS = {
-    "user_name_taken": "Its userName belongs to somebody else of this tenant.",
-    "limit_exceeded": "The tenant has as many users as its partner allows.",
-    "kind_changed": "The entry is of another class than the resource it was linked to.",
-}
+def _silent(row: Row) -> tuple[Any, ...]:
+    """What a row holds that its document does not show."""
+    return row.manager_id, row.manager_ref, row.parent_id, row.parent_ref, row.active_until
 
 
-def encode_members(wanted: Sequence[Ref], lost: int) -> bytes:
-    """The evidence of a shrink: the members that would be left, and how many would go."""
-    return orjson.dumps({"lost": lost, "members": [(member.key, member.raw) for member in wanted]})
+def _alias(alias: str | None) -> str | None:
+    return ref_key(alias) if alias is not None else None
 
 
-def decode_members(evidence: bytes) -> tuple[Ref, ...]:
-    return tuple(Ref(key, raw) for key, raw in orjson.loads(evidence)["members"])
-
-
-def members_lost(loss: Loss) -> int:
-    """How many members the group of a shrink would lose."""
-    return int(orjson.loads(loss.evidence)["lost"]) if loss.evidence is not None else 0
-
-
-def count_users(tenant: str) -> int:
-    return int(db.session().execute(_USERS, {"tenant": tenant}).scalar_one())
-
-
-def _pointing(here: Mapping[str, tuple[str, str]], ref: str | None, kind: str) -> str | None:
-    found = here.get(ref) if ref is not None else None
-    return found[0] if found is not None and found[1] == kind else None
+def _primary(record: Record) -> str | None:
+    return ref_key(record.primary_group.key) if record.primary_group else None
 
 
 def _kept(item: Item) -> bytes:
@@ -622,8 +560,8 @@ def _kept(item: Item) -> bytes:
     if not item.skipped or not item.record.members:
         return item.encoded.stored
     attributes = {**item.record.attributes}
-    attributes[mapping.member_attribute(attributes)] = [member.raw for member in item.record.members]
-    return mapping.encode_record(replace(item.record, attributes=attributes), b"").stored
+    attributes[member_attribute(attributes)] = [member.raw for member in item.record.members]
+    return encode_record(replace(item.record, attributes=attributes), b"").stored
 
 
 def _linked(item: Item) -> str | None:
@@ -633,19 +571,16 @@ def _linked(item: Item) -> str | None:
     return item.row.id if item.row else None
 
 
-def _newly_here(item: Item) -> bool:
-    """Whether others may have waited for this record under its present name."""
-    link = item.link
-    return link is None or item.fresh or item.revived or link.gone or link.ref != ref_key(item.record.ref)
+def _kind(item: Item) -> str:
+    """A record that became something else belongs to its old resource until that is taken away."""
+    return item.link.kind if item.skipped == "kind_changed" and item.link else item.record.kind
 
 
 def _overflow_changed(resource_type: str, before: bytes, after: bytes) -> list[str]:
     """Names of upstream attributes outside the document whose meaning changed, as extension paths."""
-    (old, _), (new, _) = orjson.loads(before), orjson.loads(after)
-    if old == new:
+    was, now = loud_parts(before), loud_parts(after)
+    if was == now:
         return []
-    was, now = dict(old), dict(new)
-    urn = catalogue.AD_GROUP if resource_type == "Group" else catalogue.AD_USER
-    named = mapping.document_sources(resource_type)
-    names = {name for name in {*was, *now} if was.get(name) != now.get(name) and name.lower() not in named}
-    return sorted(f"{urn}:{name}" for name in names)
+    urn, named = documents.OWN[resource_type], documents.document_sources(resource_type)
+    changed = {name for name in {*was, *now} if was.get(name) != now.get(name) and name.lower() not in named}
+    return sorted(f"{urn}:{name}" for name in changed)

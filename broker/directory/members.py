@@ -1,41 +1,78 @@
 """Membership rows, in sets.
 
 Owns the writing of who is in which group: what a page of group records says, members that arrive later, primary
-groups, and single
-additions and removals from SCIM and administrators. A group is never loaded to change it, and a membership row says
-who gave it.
+groups, and single additions and removals from SCIM and administrators. A group is never loaded to change it, and a
+membership row says who gave it. A member that several give is one member: `Tally` tells rows from members.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from connectors.port import Ref
+from connectors.port import Members, Ref
 
 from ..db import arrays, db
+from .outcome import Leaving
 from .rows import ref_key
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many members each group gained and lost."""
+    """Membership rows gained less rows lost, by (group, member), of members who are known."""
 
-    added: Counter[str] = field(default_factory=Counter)
-    removed: Counter[str] = field(default_factory=Counter)
+    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def groups(self) -> list[str]:
-        return sorted({*self.added, *self.removed})
+    def gain(self, pairs: Iterable[tuple[str, str | None]]) -> None:
+        self.rows.update((group, member) for group, member in pairs if member is not None)
+
+    def lose(self, pairs: Iterable[tuple[str, str | None]]) -> None:
+        self.rows.subtract((group, member) for group, member in pairs if member is not None)
+
+
+class Shown(NamedTuple):
+    """How many members a group gained and lost, as others see it."""
+
+    added: int
+    removed: int
+
+
+_SHOWN = sa.text("""
+    SELECT u.group_id, count(*) FILTER (WHERE n.rows > 0 AND n.rows <= u.delta),
+           count(*) FILTER (WHERE n.rows = 0 AND u.delta < 0)
+    FROM unnest(CAST(:groups AS text[]), CAST(:members AS text[]), CAST(:deltas AS int[]))
+         AS u(group_id, member_id, delta)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS rows FROM memberships m
+        WHERE m.tenant_id = :tenant AND m.group_id = u.group_id AND m.member_id = u.member_id OFFSET 0) n
+    GROUP BY u.group_id ORDER BY u.group_id
+""")
+
+
+def shown(tenant: str, tally: Tally, *, besides: Set[str] = frozenset()) -> dict[str, Shown]:
+    """The groups whose members are others than before: a member given twice, or given by another row now, is no
+    change."""
+    rows = [(group, member, delta) for (group, member), delta in tally.rows.items() if delta and group not in besides]
+    if not rows:
+        return {}
+    groups, members, deltas = (list(column) for column in zip(*rows, strict=True))
+    values = {"tenant": tenant, "groups": groups, "members": members, "deltas": deltas}
+    found = db.session().execute(_SHOWN, arrays(values))
+    return {group: Shown(added, removed) for group, added, removed in found if added or removed}
 
 
 _WANTED = """
     wanted AS MATERIALIZED (
         SELECT * FROM unnest(CAST(:groups AS text[]), CAST(:keys AS text[]), CAST(:raws AS text[]),
                              CAST(:ordinals AS int[])) AS u(group_id, member_key, raw, ordinal))
+"""
+_UNWANTED = """
+    m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = ANY(CAST(:dropping AS text[]))
+    AND NOT EXISTS (SELECT 1 FROM wanted w WHERE w.group_id = m.group_id AND w.member_key = m.member_key)
 """
 _RENAME = sa.text(f"""
     WITH {_WANTED}
@@ -44,22 +81,9 @@ _RENAME = sa.text(f"""
     WHERE m.tenant_id = :tenant AND m.group_id = w.group_id AND m.via = :via AND m.kind = 'member'
       AND l.resource_id IS NOT NULL AND l.gone_at IS NULL AND m.member_id = l.resource_id
       AND m.member_key <> w.member_key
+      AND NOT EXISTS (SELECT 1 FROM wanted o WHERE o.group_id = m.group_id AND o.member_key = m.member_key)
       AND NOT EXISTS (SELECT 1 FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = w.group_id
                       AND o.via = :via AND o.kind = 'member' AND o.member_key = w.member_key)
-""")  # noqa: S608 - constant text
-_LOST = sa.text(f"""
-    WITH {_WANTED}
-    SELECT m.group_id, count(*) AS had, count(*) FILTER (WHERE w.member_key IS NULL) AS lost
-    FROM memberships m LEFT JOIN wanted w ON w.group_id = m.group_id AND w.member_key = m.member_key
-    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = ANY(:all)
-    GROUP BY m.group_id HAVING count(*) FILTER (WHERE w.member_key IS NULL) > :floor
-""")  # noqa: S608 - constant text
-_DROP = sa.text(f"""
-    WITH {_WANTED}
-    DELETE FROM memberships m WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member'
-      AND m.group_id = ANY(:all)
-      AND NOT EXISTS (SELECT 1 FROM wanted w WHERE w.group_id = m.group_id AND w.member_key = m.member_key)
-    RETURNING m.group_id
 """)  # noqa: S608 - constant text
 _ADD = sa.text(f"""
     WITH {_WANTED}
@@ -67,85 +91,135 @@ _ADD = sa.text(f"""
     SELECT :tenant, w.group_id, l.resource_id, w.member_key, w.raw, w.ordinal, :via, 'member'
     FROM wanted w LEFT JOIN LATERAL (
         SELECT l.resource_id FROM links l WHERE l.tenant_id = :tenant AND l.provider_id = :via
-          AND l.ref = w.member_key AND l.gone_at IS NULL AND l.kind IN ('user', 'group')
-        ORDER BY l.resource_id LIMIT 1) l ON true
+          AND l.ref = w.member_key AND l.gone_at IS NULL AND l.skipped IS NULL AND l.kind IN ('user', 'group')
+        ORDER BY l.seen_run DESC, l.resource_id DESC LIMIT 1) l ON true
     ON CONFLICT (tenant_id, group_id, via, kind, member_key)
     DO UPDATE SET raw = EXCLUDED.raw, ordinal = EXCLUDED.ordinal
     WHERE (m.raw, m.ordinal) IS DISTINCT FROM (EXCLUDED.raw, EXCLUDED.ordinal)
-    RETURNING m.group_id, (xmax = 0) AS new
+    RETURNING m.group_id, m.member_id, (xmax = 0) AS new
 """)  # noqa: S608 - constant text
+_LOSING = sa.text(f"""
+    WITH {_WANTED}, had AS (
+        SELECT m.group_id, count(*) AS rows FROM memberships m
+        WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member'
+          AND m.group_id = ANY(CAST(:dropping AS text[])) GROUP BY m.group_id)
+    SELECT m.group_id, had.rows, array_agg(m.member_key), array_agg(m.ordinal)
+    FROM memberships m JOIN had ON had.group_id = m.group_id WHERE {_UNWANTED}
+    GROUP BY m.group_id, had.rows HAVING count(*) > :floor
+""")  # noqa: S608 - constant text
+_LEAVE = sa.text(f"""
+    WITH {_WANTED}
+    UPDATE memberships m SET kind = 'leaving' FROM links l
+    WHERE {_UNWANTED}
+      AND l.tenant_id = :tenant AND l.resource_id = m.member_id AND l.provider_id = :via
+      AND l.gone_at IS NULL AND l.seen_run < :run
+      AND NOT EXISTS (SELECT 1 FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id
+                      AND o.via = :via AND o.kind = 'leaving' AND o.member_key = m.member_key)
+""")  # noqa: S608 - constant text
+_DROP = sa.text(f"WITH {_WANTED} DELETE FROM memberships m WHERE {_UNWANTED} RETURNING m.group_id, m.member_id")  # noqa: S608
 
 
-def lost_by_halving(
-    tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]], floor: int
-) -> dict[str, tuple[int, int]]:
-    """Groups that would lose at least half of their members and more than `floor`: group → (had, would lose)."""
-    found = _run(_LOST, tenant, via, wanted, floor=floor)
-    return {group: (had, lost) for group, had, lost in found if 2 * lost >= had}
-
-
-def follow_renames(tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]]) -> None:
-    """A member that only changed its name (its DN) stays the same member."""
-    _run(_RENAME, tenant, via, wanted, rows=False)
-
-
-def write(tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]], tally: Tally) -> None:
-    """Make each group's members from this upstream exactly these, in this order; others' memberships stay."""
-    if not wanted:
-        return
-    tally.removed.update(group for (group,) in _run(_DROP, tenant, via, wanted))
-    add(tenant, via, wanted, tally)
-
-
-def add(tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]], tally: Tally) -> None:
-    """Give each group the members it lacks; nobody leaves."""
-    if wanted:
-        tally.added.update(group for group, new in _run(_ADD, tenant, via, wanted) if new)
-
-
-def _run(
-    statement: sa.TextClause,
+def write(
     tenant: str,
     via: str,
+    run_no: int,
     wanted: Mapping[str, Sequence[Ref]],
+    known: Set[str],
+    tally: Tally,
     *,
-    rows: bool = True,
-    **more: Any,
-) -> Sequence[Any]:
+    floor: int,
+) -> dict[str, list[Leaving]]:
+    """Make each group's members from this upstream exactly these, in this order; others' memberships stay.
+
+    `known`: the groups that may have members already. Of these, one that would lose half of them, and more than
+    `floor`, gains the new ones but keeps the old: it is returned with what it would lose.
+    """
+    if not wanted:
+        return {}
+    values = _listed(tenant, via, wanted, dropping=sorted(known))
+    session = db.session()
+    if known:
+        session.execute(_RENAME, values)
+    found = session.execute(_ADD, values).all()
+    tally.gain((group, member) for group, member, new in found if new)
+    if not known:
+        return {}
+    gained = Counter(group for group, _, new in found if new)
+    unresolved = Counter(group for group, member, new in found if new and member is None)
+    held = {}
+    for group, rows, keys, ordinals in session.execute(_LOSING, {**values, "floor": floor}):
+        lost, had = len(keys) - unresolved[group], rows - gained[group]
+        if lost > floor and 2 * lost >= had:
+            held[group] = [Leaving(key, ordinal) for key, ordinal in zip(keys, ordinals, strict=True)]
+    if uncertain := sorted(unresolved.keys() & known - held.keys()):
+        session.execute(_LEAVE, {**values, **arrays({"dropping": uncertain}), "run": run_no})
+    dropping = arrays({"dropping": sorted(known - held.keys())})
+    tally.lose(session.execute(_DROP, {**values, **dropping}))
+    return held
+
+
+def _listed(tenant: str, via: str, wanted: Mapping[str, Sequence[Ref]], **more: Any) -> dict[str, Any]:
+    """The parameters of the statements over `wanted`. A member listed twice is kept twice, under a key of its own."""
     groups, keys, raws, ordinals = [], [], [], []
     for group, members in wanted.items():
-        seen: Counter[str] = Counter()
+        seen: set[str] = set()
         for ordinal, member in enumerate(members):
-            key = ref_key(member.key)
-            seen[key] += 1
+            first = key = ref_key(member.key)
+            times = 1
+            while key in seen:
+                times += 1
+                key = f"{first}#{times}"
+            seen.add(key)
             groups.append(group)
-            keys.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+            keys.append(key)
             raws.append(member.raw)
             ordinals.append(ordinal)
-    result = db.session().execute(
-        statement,
-        arrays(
-            {
-                "tenant": tenant,
-                "via": via,
-                "groups": groups,
-                "keys": keys,
-                "raws": raws,
-                "ordinals": ordinals,
-                "all": list(wanted),
-                **more,
-            }
-        ),
-    )
-    return result.all() if rows else ()
+    columns = {"groups": groups, "keys": keys, "raws": raws, "ordinals": ordinals}
+    return arrays({"tenant": tenant, "via": via, **columns, **more})
+
+
+_RELEASE = sa.text("""
+    DELETE FROM memberships m USING links l
+    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'leaving'
+      AND l.tenant_id = :tenant AND l.resource_id = m.member_id AND l.provider_id = :via AND l.seen_run = :run
+    RETURNING m.group_id, m.member_id
+""")
+_SHRINK = sa.text("""
+    DELETE FROM memberships m
+    USING unnest(CAST(:groups AS text[]), CAST(:keys AS text[]), CAST(:ordinals AS int[]))
+          AS u(group_id, member_key, ordinal)
+    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = u.group_id
+      AND m.member_key = u.member_key AND m.ordinal = u.ordinal
+    RETURNING m.group_id, m.member_id
+""")
+
+
+def release(tenant: str, via: str, run_no: int, tally: Tally) -> None:
+    """Let go of members that a list no longer names, now that their own records of this pass have been read.
+
+    A list names others by what they are called. Until the record of one who is missing from it has been read, he may
+    just have another name, which the list already uses and nobody else explains: such rows wait as `leaving`.
+    """
+    found = db.session().execute(_RELEASE, {"tenant": tenant, "via": via, "run": run_no})
+    tally.lose(found)
+
+
+def shrink(tenant: str, via: str, leaving: Mapping[str, Sequence[Leaving]], tally: Tally) -> None:
+    """Delete these rows of groups, those that were said again meanwhile excepted."""
+    rows = [(group, row.key, row.ordinal) for group, found in leaving.items() for row in found]
+    if not rows:
+        return
+    groups, keys, ordinals = (list(column) for column in zip(*rows, strict=True))
+    values = {"tenant": tenant, "via": via, "groups": groups, "keys": keys, "ordinals": ordinals}
+    tally.lose(db.session().execute(_SHRINK, arrays(values)))
 
 
 _ARRIVED = sa.text("""
     UPDATE memberships m SET member_id = l.resource_id FROM links l
-    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.key = ANY(:keys) AND l.resource_id IS NOT NULL
-      AND l.kind IN ('user', 'group') AND m.tenant_id = :tenant AND m.via = :via AND m.member_id IS NULL
-      AND m.kind = 'member' AND m.member_key = l.ref
-    RETURNING m.group_id
+    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.key = ANY(CAST(:keys AS text[]))
+      AND l.resource_id IS NOT NULL AND l.kind IN ('user', 'group') AND m.tenant_id = :tenant AND m.via = :via
+      AND m.member_id IS NULL AND m.kind = 'member' AND m.member_key = l.ref
+    RETURNING m.group_id, m.member_id
 """)
 _LEAVE_PRIMARY = sa.text("""
     WITH u AS MATERIALIZED (
@@ -157,16 +231,17 @@ _LEAVE_PRIMARY = sa.text("""
     WHERE m.tenant_id = :tenant AND m.no = mine.no
       AND NOT EXISTS (SELECT 1 FROM links g WHERE g.tenant_id = :tenant AND g.provider_id = :via
                       AND g.alias = mine.ref AND g.resource_id = mine.group_id)
-    RETURNING m.group_id
+    RETURNING m.group_id, m.member_id
 """)
 _JOIN_PRIMARY_USERS = sa.text("""
     WITH g AS MATERIALIZED (
         SELECT alias, resource_id FROM links WHERE tenant_id = :tenant AND provider_id = :via
-          AND alias = ANY(:distinct) AND kind = 'group' AND resource_id IS NOT NULL AND gone_at IS NULL)
+          AND alias = ANY(CAST(:distinct AS text[])) AND kind = 'group' AND resource_id IS NOT NULL
+          AND gone_at IS NULL AND skipped IS NULL)
     INSERT INTO memberships (tenant_id, group_id, member_id, member_key, via, kind)
     SELECT :tenant, g.resource_id, u.user_id, u.user_id, :via, 'primary'
     FROM unnest(CAST(:users AS text[]), CAST(:refs AS text[])) AS u(user_id, ref) JOIN g ON g.alias = u.ref
-    ON CONFLICT DO NOTHING RETURNING group_id
+    ON CONFLICT DO NOTHING RETURNING group_id, member_id
 """)
 _JOIN_PRIMARY_GROUPS = sa.text("""
     INSERT INTO memberships (tenant_id, group_id, member_id, member_key, via, kind)
@@ -176,7 +251,7 @@ _JOIN_PRIMARY_GROUPS = sa.text("""
         SELECT l.resource_id FROM links l WHERE l.tenant_id = :tenant AND l.provider_id = :via
           AND l.primary_ref = g.alias AND l.resource_id IS NOT NULL AND l.gone_at IS NULL AND l.kind = 'user'
           AND l.skipped IS NULL OFFSET 0) l
-    ON CONFLICT DO NOTHING RETURNING group_id
+    ON CONFLICT DO NOTHING RETURNING group_id, member_id
 """)
 
 
@@ -184,7 +259,7 @@ def arrived(tenant: str, via: str, keys: Sequence[str], tally: Tally) -> None:
     """Members that were waited for under these upstream keys are here now."""
     if keys:
         values = {"tenant": tenant, "via": via, "keys": list(keys)}
-        tally.added.update(db.session().execute(_ARRIVED, arrays(values)).scalars())
+        tally.gain(db.session().execute(_ARRIVED, arrays(values)))
 
 
 def follow_primary(
@@ -198,38 +273,48 @@ def follow_primary(
     session = db.session()
     where = {"tenant": tenant, "via": via}
     if users:
-        values = {**where, "users": list(users), "refs": list(users.values())}
-        tally.removed.update(session.execute(_LEAVE_PRIMARY, arrays(values)).scalars())
-        named = sorted({ref for ref in users.values() if ref is not None})
-        if named:
-            found = session.execute(_JOIN_PRIMARY_USERS, arrays({**values, "distinct": named}))
-            tally.added.update(found.scalars())
+        values = arrays({**where, "users": list(users), "refs": list(users.values())})
+        tally.lose(session.execute(_LEAVE_PRIMARY, values))
+        if named := sorted({ref for ref in users.values() if ref is not None}):
+            found = session.execute(_JOIN_PRIMARY_USERS, {**values, **arrays({"distinct": named})})
+            tally.gain(found)
     if groups:
-        values = {**where, "groups": list(groups), "aliases": list(groups.values())}
-        tally.added.update(session.execute(_JOIN_PRIMARY_GROUPS, values).scalars())
+        values = arrays({**where, "groups": list(groups), "aliases": list(groups.values())})
+        tally.gain(session.execute(_JOIN_PRIMARY_GROUPS, values))
 
 
 _FORGET = sa.text("""
     WITH dropped AS (
-        DELETE FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(:ids)
-          AND (via IS NULL OR kind = 'primary') RETURNING group_id),
+        DELETE FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(CAST(:ids AS text[]))
+          AND group_id <> ALL(CAST(:ids AS text[])) AND (via IS NULL OR kind <> 'member')
+        RETURNING group_id, member_id, CAST(NULL AS text)),
+    named AS (
+        SELECT m.no, m.member_id AS was, (
+            SELECT l.resource_id FROM links l
+            WHERE l.tenant_id = :tenant AND l.provider_id = m.via AND l.ref = m.member_key AND l.gone_at IS NULL
+              AND l.skipped IS NULL AND l.kind IN ('user', 'group') AND l.resource_id <> m.member_id
+            ORDER BY l.seen_run DESC, l.resource_id DESC LIMIT 1) AS now
+        FROM memberships m
+        WHERE m.tenant_id = :tenant AND m.member_id = ANY(CAST(:ids AS text[]))
+          AND m.group_id <> ALL(CAST(:ids AS text[])) AND m.via IS NOT NULL AND m.kind = 'member'),
     waiting AS (
-        UPDATE memberships SET member_id = NULL WHERE tenant_id = :tenant AND member_id = ANY(:ids)
-          AND via IS NOT NULL AND kind = 'member' RETURNING group_id),
+        UPDATE memberships m SET member_id = named.now FROM named WHERE m.tenant_id = :tenant AND m.no = named.no
+        RETURNING m.group_id, named.was, named.now),
     emptied AS (
-        DELETE FROM memberships WHERE tenant_id = :tenant AND group_id = ANY(:ids) RETURNING 1)
-    SELECT group_id FROM dropped UNION ALL SELECT group_id FROM waiting
+        DELETE FROM memberships WHERE tenant_id = :tenant AND group_id = ANY(CAST(:ids AS text[])))
+    SELECT * FROM dropped UNION ALL SELECT * FROM waiting
 """)
 
 
 def forget(tenant: str, ids: Sequence[str], tally: Tally) -> None:
     """These resources are removed: they leave their groups, and groups among them lose their members.
 
-    What an upstream's member list still names goes back to waiting, so that a revived person is in again.
+    What an upstream's member list still names goes back to waiting, so that a revived person is in again; or to
+    whoever has that name in the upstream by now.
     """
-    gone = set(ids)
-    found = db.session().execute(_FORGET, {"tenant": tenant, "ids": list(ids)}).scalars()
-    tally.removed.update(group for group in found if group not in gone)
+    found = db.session().execute(_FORGET, arrays({"tenant": tenant, "ids": list(ids)})).all()
+    tally.lose((group, was) for group, was, _ in found)
+    tally.gain((group, now) for group, _, now in found)
 
 
 _KNOWN = sa.text("""
@@ -252,7 +337,7 @@ _GIVEN = sa.text("""
       AND via IS NOT NULL AND member_id = ANY(:ids)
 """)
 _LOCAL = sa.text("""
-    SELECT DISTINCT member_id, bool_or(via IS NULL) FROM memberships
+    SELECT member_id, bool_or(via IS NOT NULL) FROM memberships
     WHERE tenant_id = :tenant AND group_id = :group AND member_id IS NOT NULL GROUP BY member_id
 """)
 
@@ -270,43 +355,69 @@ def add_local(tenant: str, group: str, members: Sequence[str]) -> list[str]:
 
 
 def drop_local(tenant: str, group: str, members: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Remove memberships written here; returns (removed, those that an upstream gives and that therefore stay)."""
+    """Remove memberships written here; returns (those who left, those whom an upstream gives and who therefore
+    stay)."""
     values = {"tenant": tenant, "group": group, "ids": list(members)}
     session = db.session()
-    removed = list(session.execute(_DROP_LOCAL, values).scalars())
-    return removed, list(session.execute(_GIVEN, values).scalars())
+    removed = session.execute(_DROP_LOCAL, values).scalars().all()
+    given = session.execute(_GIVEN, values).scalars().all()
+    return sorted(set(removed) - set(given)), list(given)
 
 
 def present(tenant: str, group: str) -> dict[str, bool]:
-    """The members of one group: id → whether it was written here."""
-    return {id: here for id, here in db.session().execute(_LOCAL, {"tenant": tenant, "group": group})}
+    """The members of one group: id → whether an upstream gives it."""
+    return {id: given for id, given in db.session().execute(_LOCAL, {"tenant": tenant, "group": group})}
 
 
-_DELTA_DROP = sa.text("""
-    DELETE FROM memberships WHERE tenant_id = :tenant AND group_id = :group AND via = :via AND kind = 'member'
-      AND member_key = ANY(:keys) RETURNING group_id
-""")
 _LAST = sa.text("""
-    SELECT coalesce(max(ordinal), -1) FROM memberships
-    WHERE tenant_id = :tenant AND group_id = :group AND via = :via AND kind = 'member'
+    SELECT group_id, max(ordinal) FROM memberships WHERE tenant_id = :tenant AND via = :via AND kind = 'member'
+      AND group_id = ANY(CAST(:groups AS text[])) GROUP BY group_id
+""")
+_FOUND = sa.text("""
+    SELECT m.group_id, h.rows, array_agg(m.member_key), array_agg(m.ordinal)
+    FROM unnest(CAST(:groups AS text[]), CAST(:keys AS text[])) AS u(group_id, member_key)
+    JOIN memberships m ON m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = u.group_id
+      AND m.member_key = u.member_key
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS rows FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id
+          AND o.via = :via AND o.kind = 'member' OFFSET 0) h
+    GROUP BY m.group_id, h.rows
 """)
 
 
-def change(tenant: str, via: str, group: str, add: Sequence[Ref], remove: Sequence[Ref], tally: Tally) -> None:
-    """An incremental change of one group's members from one upstream; new ones go to the end."""
+def change(
+    tenant: str, via: str, deltas: Sequence[tuple[str, Members]], tally: Tally, *, floor: int
+) -> dict[str, list[Leaving]]:
+    """Incremental changes of groups' members from one upstream, the last word on each member; new ones go to the end.
+
+    A group that would lose half of its members keeps them, as in `write`.
+    """
+    last: dict[tuple[str, str], Ref | None] = {}
+    for group, delta in deltas:
+        last.update({(group, ref_key(member.key)): None for member in delta.remove})
+        last.update({(group, ref_key(member.key)): member for member in delta.add})
     session = db.session()
-    where = {"tenant": tenant, "group": group, "via": via}
-    if remove:
-        keys = [ref_key(member.key) for member in remove]
-        tally.removed.update(session.execute(_DELTA_DROP, {**where, "keys": keys}).scalars())
-    if add:
-        last = int(session.execute(_LAST, where).scalar_one())
-        values = {
-            "tenant": tenant,
-            "via": via,
-            "groups": [group] * len(add),
-            "keys": [ref_key(member.key) for member in add],
-            "raws": [member.raw for member in add],
-            "ordinals": list(range(last + 1, last + 1 + len(add))),
-        }
-        tally.added.update(found for found, new in session.execute(_ADD, arrays(values)) if new)
+    where = {"tenant": tenant, "via": via}
+    held: dict[str, list[Leaving]] = {}
+    removing = [pair for pair, member in last.items() if member is None]
+    if removing:
+        groups, keys = (list(column) for column in zip(*removing, strict=True))
+        found = session.execute(_FOUND, arrays({**where, "groups": groups, "keys": keys})).all()
+        going: dict[str, list[Leaving]] = {}
+        for group, had, found_keys, ordinals in found:
+            leaving = [Leaving(key, ordinal) for key, ordinal in zip(found_keys, ordinals, strict=True)]
+            halved = len(leaving) > floor and 2 * len(leaving) >= had
+            (held if halved else going)[group] = leaving
+        shrink(tenant, via, going, tally)
+    adding = [(group, key, member.raw) for (group, key), member in last.items() if member is not None]
+    if adding:
+        groups, keys, raws = (list(column) for column in zip(*adding, strict=True))
+        ordinals = Counter(dict(session.execute(_LAST, arrays({**where, "groups": list(set(groups))})).all()))
+        places = []
+        for group in groups:
+            ordinals[group] += 1
+            places.append(ordinals[group])
+        columns = {"groups": groups, "keys": keys, "raws": raws, "ordinals": places}
+        added = session.execute(_ADD, arrays({**where, **columns}))
+        tally.gain((group, member) for group, member, new in added if new)
+    return held

@@ -1,23 +1,21 @@
 """Taking away what an upstream no longer has, after the guard has let it pass.
 
 Owns the finding of what would go (absent after a finished full pass, disabled upstream) and the doing of it in sets,
-each
-re-checked against the present state. Whether it may happen is `broker.sync`'s guard. A removed resource keeps its
-row, frees its
-name and leaves its groups; the same upstream key revives it.
+each re-checked against the present state. Whether it may happen is the guard's. A removed resource keeps its row, frees
+its name and leaves its groups; the same upstream key revives it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import orjson
 import sqlalchemy as sa
 
 from ..db import db
 from ..events import Changes, record
-from . import layers, members, rows
-from .apply import EXPLICIT, Loss, Outcome, decode_members, tell_members
+from . import layers, members, references, rows
+from .news import tell_members
+from .outcome import EXPLICIT, Loss, Outcome, decode_leaving
 
 _ABSENT = sa.text("""
     SELECT no, kind, digest FROM links
@@ -31,8 +29,8 @@ _DISABLED = sa.text("""
 """)
 _LINKED = sa.text("""
     SELECT l.kind, count(*) FROM links l
-    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.gone_at IS NULL AND l.resource_id IS NOT NULL
-      AND l.kind <> 'other' GROUP BY l.kind
+    JOIN resources r ON r.tenant_id = l.tenant_id AND r.id = l.resource_id AND r.removed_at IS NULL
+    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.gone_at IS NULL GROUP BY l.kind
 """)
 _ADMINISTRATORS = sa.text("""
     WITH RECURSIVE holders(id) AS (
@@ -58,16 +56,10 @@ _GROUPS = sa.text("""
       ON r.tenant_id = l.tenant_id AND r.id = l.resource_id AND r.removed_at IS NULL
     WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.no = ANY(:nos) AND l.gone_at IS NULL
 """)
-_REPORTS = sa.text("""
-    UPDATE resources SET manager_id = CASE WHEN manager_id = ANY(:ids) THEN NULL ELSE manager_id END,
-                         parent_id = CASE WHEN parent_id = ANY(:ids) THEN NULL ELSE parent_id END
-    WHERE tenant_id = :tenant AND (manager_id = ANY(:ids) OR parent_id = ANY(:ids)) AND removed_at IS NULL
-    RETURNING id
-""")
 _UNHOLD = sa.text("DELETE FROM held_removals WHERE tenant_id = :tenant AND link_no = ANY(:nos) AND action = :action")
 _EXPIRED = sa.text("""
     SELECT id FROM resources WHERE tenant_id = :tenant AND active AND active_until <= now() AND removed_at IS NULL
-    ORDER BY id LIMIT :limit
+    ORDER BY id LIMIT :limit FOR NO KEY UPDATE
 """)
 
 
@@ -139,26 +131,31 @@ def _remove(
         .all()
     )
     for resource_id, kind in found:
-        if resource_id is None or kind == "other":
+        if resource_id is None:
             outcome.by_kind[kind, "removed"] += 1
     unlinked = [resource_id for resource_id, _ in found if resource_id is not None]
-    still = set(db.session().execute(_STILL_LINKED, {"tenant": tenant, "ids": unlinked}).scalars() if unlinked else ())
+    if not unlinked:
+        return
+    still = set(db.session().execute(_STILL_LINKED, {"tenant": tenant, "ids": unlinked}).scalars())
     loaded = rows.load(tenant, unlinked)
-    gone = [row.id for row in loaded.values() if row.id not in still and not _written_here(row)]
-    for kind, row in ((row.noun, row) for row in loaded.values() if row.id in set(gone)):
-        outcome.count(kind, "removed", row.name)
-    layers.recompute(tenant, [id for id in loaded if id not in set(gone)], changes)
-    remove_rows(tenant, [loaded[id] for id in gone], changes, tally)
+    gone = [row for row in loaded.values() if row.id not in still and not _written_here(row)]
+    for row in gone:
+        outcome.count(row.noun, "removed", row.name)
+    staying = loaded.keys() - {row.id for row in gone}
+    layers.recompute(tenant, sorted(staying), changes)
+    remove_rows(tenant, gone, changes, tally, via=via)
 
 
 def _written_here(row: rows.Row) -> bool:
     """Whether the resource exists in its own right: SCIM or an administrator gave it its name."""
-    return ("userName" if row.type == "User" else "displayName") in row.local
+    return rows.name_attribute(row.type) in row.local
 
 
-def remove_rows(tenant: str, gone: Sequence[rows.Row], changes: Changes, tally: members.Tally) -> None:
-    """Remove live resources: out of sight, out of their groups, names free; their reports and children point
-    nowhere."""
+def remove_rows(
+    tenant: str, gone: Sequence[rows.Row], changes: Changes, tally: members.Tally, *, via: str | None = None
+) -> None:
+    """Remove live resources: out of sight, out of their groups, names free; their reports and children point nowhere,
+    or to whoever the upstream `via` calls so by now."""
     if not gone:
         return
     ids = [row.id for row in gone]
@@ -169,9 +166,7 @@ def remove_rows(tenant: str, gone: Sequence[rows.Row], changes: Changes, tally: 
         changes.add(f"{row.noun}.removed", row.type, row.id)
     rows.update(tenant, gone)
     members.forget(tenant, ids, tally)
-    reports = list(db.session().execute(_REPORTS, {"tenant": tenant, "ids": ids}).scalars())
-    for start in range(0, len(reports), 1_000):
-        layers.recompute(tenant, reports[start : start + 1_000], changes)
+    references.left(tenant, ids, via, changes)
 
 
 def _disable(tenant: str, via: str, losses: Sequence[Loss], outcome: Outcome, changes: Changes) -> None:
@@ -189,9 +184,7 @@ def deactivate(tenant: str, ids: Sequence[str], changes: Changes) -> list[rows.R
     for row in active:
         row.active = False
         row.version += 1
-        document = row.read()
-        document["active"] = False
-        row.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        row.write({**row.read(), "active": False})
         changes.add("user.disabled", row.type, row.id, ["active"])
     rows.update(tenant, active)
     return active
@@ -200,15 +193,13 @@ def deactivate(tenant: str, ids: Sequence[str], changes: Changes) -> list[rows.R
 def _shrink(tenant: str, via: str, losses: Sequence[Loss], tally: members.Tally) -> None:
     if not losses:
         return
-    wanted = {}
-    evidence = {loss.link_no: loss for loss in losses}
-    values = {"tenant": tenant, "via": via, "nos": list(evidence)}
-    for number, resource_id, digest in db.session().execute(_GROUPS, values):
-        loss = evidence[number]
+    leaving = {}
+    losing = {loss.link_no: loss for loss in losses}
+    for number, group, digest in db.session().execute(_GROUPS, {"tenant": tenant, "via": via, "nos": list(losing)}):
+        loss = losing[number]
         if digest == loss.digest and loss.evidence is not None:
-            wanted[resource_id] = decode_members(loss.evidence)
-    members.follow_renames(tenant, via, wanted)
-    members.write(tenant, via, wanted, tally)
+            leaving[group] = decode_leaving(loss.evidence)
+    members.shrink(tenant, via, leaving, tally)
 
 
 def expire_due(tenant: str, limit: int = 1_000) -> int:

@@ -1,8 +1,7 @@
 """Directory rows in sets: read many, write many, one statement each.
 
 Owns the in-memory row, how effective values become its hot columns and its document, and the statements that insert
-and update
-resources with their value index. Decides nothing about ownership or events.
+and update resources with their value index. Decides nothing about ownership or events.
 """
 
 from __future__ import annotations
@@ -19,20 +18,23 @@ import sqlalchemy as sa
 from .. import ids
 from ..attributes import fold
 from ..db import arrays, db
-from . import mapping
+from . import documents, mapping
 from .mapping import MANAGER, PARENT, Values
 
 PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou"}
 LONGEST_NAME = 500
 """Characters of a userName or a group's name that the unique index takes."""
 LONGEST_REF = 2_000
+"""Octets of a reference, a folded name or an externalId that an index takes."""
 
 
 class Unfit(Exception):
-    """These values cannot be a resource; `reason` is one word for the run, the text is for people."""
+    """These values cannot be a resource, for what stands under `key`; `reason` is one word for the run, the text is
+    for people."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, key: str, reason: str, detail: str) -> None:
         super().__init__(detail)
+        self.key = key
         self.reason = reason
         self.detail = detail
 
@@ -68,9 +70,17 @@ class Row:
     def noun(self) -> str:
         return mapping.NOUN[self.type]
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the users a partner's limit is about."""
+        return self.type == "User" and self.user_type != "ServiceAccount"
+
     def read(self) -> dict[str, Any]:
         """The stored document, parsed; empty for a row that has none yet."""
         return orjson.loads(self.document) if self.document else {}
+
+    def write(self, document: dict[str, Any]) -> None:
+        self.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
 
 
 _TYPES = {
@@ -116,9 +126,27 @@ _SELECT = (
     f"SELECT {', '.join(f'r.{name}' for name in _COLUMNS)} FROM resources r "  # noqa: S608 - names of our own columns
     "JOIN unnest(CAST(:ids AS text[])) AS u(id) ON u.id = r.id WHERE r.tenant_id = :tenant"
 )
-_PARK = sa.text(
-    "UPDATE resources SET name_key = chr(1) || id WHERE tenant_id = :tenant AND id = ANY(:ids) AND type = 'User'"
-)
+_PARK = sa.text("""
+    UPDATE resources SET name_key = chr(1) || id
+    WHERE tenant_id = :tenant AND id = ANY(CAST(:ids AS text[])) AND type = 'User'
+""")
+_SILENT = ("id", "manager_id", "manager_ref", "parent_id", "parent_ref", "active_until")
+_SILENTLY = sa.text("""
+    UPDATE resources r SET manager_id = u.manager_id, manager_ref = u.manager_ref, parent_id = u.parent_id,
+                           parent_ref = u.parent_ref, active_until = u.active_until
+    FROM unnest(CAST(:id AS text[]), CAST(:manager_id AS text[]), CAST(:manager_ref AS text[]),
+                CAST(:parent_id AS text[]), CAST(:parent_ref AS text[]), CAST(:active_until AS timestamptz[]))
+         AS u(id, manager_id, manager_ref, parent_id, parent_ref, active_until)
+    WHERE r.tenant_id = :tenant AND r.id = u.id
+""")
+_DOCUMENTS = sa.text("""
+    UPDATE resources r SET document = u.document, version = u.version, manager_id = u.manager_id,
+                           parent_id = u.parent_id, pins = u.pins::jsonb, updated_at = now()
+    FROM unnest(CAST(:id AS text[]), CAST(:document AS bytea[]), CAST(:version AS bigint[]),
+                CAST(:manager_id AS text[]), CAST(:parent_id AS text[]), CAST(:pins AS text[]))
+         AS u(id, document, version, manager_id, parent_id, pins)
+    WHERE r.tenant_id = :tenant AND r.id = u.id
+""")
 _INDEX = sa.text("""
     INSERT INTO resource_values (tenant_id, attribute, value_key, resource_id, kind)
     SELECT :tenant, u.* FROM unnest(CAST(:attributes AS smallint[]), CAST(:values AS text[]),
@@ -146,16 +174,36 @@ def insert(tenant: str, rows: Sequence[Row]) -> None:
         _write_index(tenant, rows)
 
 
-def update(tenant: str, rows: Sequence[Row], *, renamed: Sequence[str] = ()) -> None:
-    """Write the rows back. `renamed`: people whose userName changes, parked first so that two may swap names."""
+def park(tenant: str, renamed: Sequence[str]) -> None:
+    """Give up the userNames of these people before any is written anew, so that names can change hands."""
+    if renamed:
+        db.session().execute(_PARK, arrays({"tenant": tenant, "ids": list(renamed)}))
+
+
+def update(tenant: str, rows: Sequence[Row]) -> None:
+    """Write the rows back as a whole, with their value index."""
     if not rows:
         return
     session = db.session()
-    if len(renamed) > 1:
-        session.execute(_PARK, {"tenant": tenant, "ids": list(renamed)})
     session.execute(_UPDATE, arrays({"tenant": tenant, **_columns(rows)}))
     session.execute(_UNINDEX, arrays({"tenant": tenant, "ids": [row.id for row in rows]}))
     _write_index(tenant, rows)
+
+
+def update_documents(tenant: str, rows: Sequence[Row]) -> None:
+    """Write back references and documents that differ in nothing the value index holds."""
+    _update_columns(_DOCUMENTS, tenant, rows, ("id", "document", "version", "manager_id", "parent_id", "pins"))
+
+
+def update_silently(tenant: str, rows: Sequence[Row]) -> None:
+    """Write back what shows nowhere: awaited references, a person's unit, the moment an account ends."""
+    _update_columns(_SILENTLY, tenant, rows, _SILENT)
+
+
+def _update_columns(statement: sa.TextClause, tenant: str, rows: Sequence[Row], names: Iterable[str]) -> None:
+    if rows:
+        columns = _columns(rows)
+        db.session().execute(statement, arrays({"tenant": tenant, **{name: columns[name] for name in names}}))
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -191,72 +239,75 @@ def ref_key(ref: str) -> str:
     return "#" + blake2b(ref.encode(), digest_size=32).hexdigest()
 
 
+def name_attribute(resource_type: str) -> str:
+    """The flat key of the value a resource is called by."""
+    return "userName" if resource_type == "User" else "displayName"
+
+
 def settle(row: Row, values: Values) -> None:
     """Make the row say these effective values: hot columns and document. Raises Unfit."""
+    fit(row, values)
+    compose(row, values)
+
+
+def fit(row: Row, values: Values) -> None:
+    """Take the hot columns from the values. Raises Unfit, and leaves the row as it was."""
     people = row.type == "User"
-    name = values.get("userName" if people else "displayName")
+    key = name_attribute(row.type)
+    name = values.get(key)
     if not isinstance(name, str) or not name.strip():
-        raise Unfit("no_name", "The record has no value that could be its name.")
-    if len(name) > LONGEST_NAME:
-        raise Unfit("name_too_long", f"Its name is longer than {LONGEST_NAME} characters.")
-    display = values.get("displayName")
-    external = values.get("externalId")
-    user_type = values.get("userType") if people else None
-    for text in (name, display, external, user_type):
-        if text is not None and "\x00" in str(text):
-            raise Unfit("control_character", "A value holds a NUL character.")
-    row.name, row.name_key = name, fold(name)
-    row.display_name = str(display) if display is not None else None
-    row.display_key = fold(row.display_name)[:LONGEST_NAME] if row.display_name is not None else None
-    row.external_id = str(external) if external is not None else None
-    row.user_type = str(user_type) if user_type is not None else None
+        raise Unfit(key, "no_name", "The record has no value that could be its name.")
+    name_key = fold(name)
+    if len(name) > LONGEST_NAME or len(name_key.encode()) > LONGEST_REF:
+        raise Unfit(key, "name_too_long", f"Its name is longer than {LONGEST_NAME} characters.")
+    display, external = _string(values.get("displayName")), _string(values.get("externalId"))
+    user_type = _string(values.get("userType")) if people else None
+    if external is not None and len(external.encode()) > LONGEST_REF:
+        raise Unfit("externalId", "external_id_too_long", f"Its externalId is longer than {LONGEST_REF} octets.")
+    for path, text in ((key, name), ("displayName", display), ("externalId", external), ("userType", user_type)):
+        if text is not None and "\x00" in text:
+            raise Unfit(path, "control_character", "A value holds a NUL character.")
+    row.name, row.name_key = name, name_key
+    row.display_name = display
+    row.display_key = fold(display)[:LONGEST_NAME] if display is not None else None
+    row.external_id, row.user_type = external, user_type
+
+
+def _string(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def fit_living(row: Row, values: Values) -> tuple[Values, Unfit | None]:
+    """The same for a resource that is here and stays: a name that cannot be is refused and the old one kept, any other
+    value that cannot be is dropped. Returns the values that hold, and what was wrong with those given."""
+    key, name, wrong = name_attribute(row.type), row.name, None
+    while True:
+        try:
+            fit(row, values)
+        except Unfit as unfit:
+            if unfit.key == key and values.get(key) == name:
+                raise
+            wrong = unfit
+            values = {other: value for other, value in values.items() if other != unfit.key}
+            if unfit.key == key:
+                values[key] = name
+        else:
+            return values, wrong
+
+
+def compose(row: Row, values: Values) -> None:
+    """Write the row's document from values that fit it and from what its columns refer to."""
+    people = row.type == "User"
     hidden = {"active", MANAGER, PARENT, *mapping.stored_extras(row.type, values)}
-    shown = {key: value for key, value in values.items() if key not in hidden}
-    document = mapping.nested(row.type, row.id, shown)
+    document = mapping.nested(row.type, row.id, {key: value for key, value in values.items() if key not in hidden})
     if people:
         if not row.active or "active" not in row.local:
             document["active"] = row.active
         if row.manager_id is not None:
-            mapping.place_reference(document, MANAGER, row.manager_id)
+            documents.point(document, MANAGER, row.manager_id)
     elif row.type == "OrganizationalUnit" and row.parent_id is not None:
-        mapping.place_reference(document, PARENT, row.parent_id)
-    row.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-
-
-_ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('token_name ' || :tenant, 0))")
-_CHOSEN = sa.text("SELECT token_key FROM resources WHERE tenant_id = :tenant AND token_key = ANY(:keys)")
-
-
-def name_tokens(tenant: str, rows: Sequence[Row]) -> None:
-    """Give new groups their `token_name`: from the name, suffixed if taken, unique in the tenant for ever."""
-    waiting = [row for row in rows if row.type == "Group" and row.token_name is None]
-    if waiting:
-        db.session().execute(_ONE_AT_A_TIME, {"tenant": tenant})
-    taken: set[str] = set()
-    suffix = 1
-    while waiting:
-        wanted: dict[str, Row] = {}
-        blocked = []
-        for row in waiting:
-            name = _token_name(row.name) + (f"-{suffix}" if suffix > 1 else "")
-            key = fold(name)
-            if key in taken or key in wanted:
-                blocked.append(row)
-            else:
-                row.token_name, row.token_key = name, key
-                wanted[key] = row
-        found = db.session().execute(_CHOSEN, {"tenant": tenant, "keys": list(wanted)}).scalars()
-        for key in found:
-            blocked.append(wanted.pop(key))
-        taken |= wanted.keys()
-        waiting, suffix = blocked, suffix + 1
-
-
-def _token_name(name: str) -> str:
-    plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in fold(name))
-    while "--" in plain:
-        plain = plain.replace("--", "-")
-    return plain.strip("-")[:120] or "group"
+        documents.point(document, PARENT, row.parent_id)
+    row.write(document)
 
 
 def new_id(resource_type: str) -> str:

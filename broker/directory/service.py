@@ -1,19 +1,20 @@
-"""`Directory`: the only writer of one tenant's users, groups, memberships, units and links.
+"""The directory: the only writer of users, groups, memberships, units and links.
 
 Three ways in: SCIM and administrators (`create`, `replace`, `remove`, `change_members`), a sync (`apply`, then
-`take_away` once
-the guard agrees), and the clock (`expire_due`). Every method compares, writes only what differs, and records events
-in the same
-transaction: no difference, no event. It works inside the caller's unit of work and never commits.
+`take_away` once the guard agrees), and the clock (`expire_due`). Every method compares, writes only what differs, and
+records events in the same transaction: no difference, no event. It works inside the caller's unit of work and never
+commits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from connectors.port import Change
 
@@ -22,26 +23,46 @@ from ..db import current_scope, db, directory_writes
 from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider, Partner, Resource, Tenant
-from . import layers, mapping, members, removal, rows
-from .apply import Loss, Outcome, PageOfChanges, count_users, tell_members
+from . import layers, mapping, members, names, references, removal, rows
+from .apply import PageOfChanges
+from .documents import MANAGER, PARENT, Values, apart, differing, flattened, parse, stored_extras, with_typed
 from .layers import Provider, Said
-from .mapping import MANAGER, PARENT, Values
+from .members import Shown
+from .news import tell_members, tell_shown
+from .outcome import Loss, Outcome
 from .rows import Row, Unfit
 
 _NAME_HELD = sa.text("""
     SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
       AND name_key = :key AND id <> :id
 """)
-_LIVE = sa.text("""
+_LIVE = """
     SELECT version FROM resources WHERE tenant_id = :tenant AND id = :id AND type = 'Group' AND removed_at IS NULL
-    FOR KEY SHARE
-""")
+"""
+_KEPT_ALIVE = sa.text(f"{_LIVE} FOR KEY SHARE")
+_UNCHANGED = sa.text(f"{_LIVE} FOR NO KEY UPDATE")
 _KIND = sa.text("SELECT type FROM resources WHERE tenant_id = :tenant AND id = :id AND removed_at IS NULL")
 _OWNED = sa.text("""
     SELECT 1 FROM links WHERE tenant_id = :tenant AND resource_id = :id AND gone_at IS NULL AND skipped IS NULL
 """)
-_LOCK_NAMES = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('user_name ' || :tenant || ' ' || :key, 0))")
+_UPSTREAMS = sa.text("""
+    SELECT l.provider_id FROM links l JOIN identity_providers p ON p.tenant_id = :tenant AND p.id = l.provider_id
+    WHERE l.tenant_id = :tenant AND l.resource_id = :id AND l.gone_at IS NULL AND l.skipped IS NULL
+    ORDER BY p.priority, p.id LIMIT 1
+""")
+_LAYERS = sa.text("""
+    UPDATE resources SET local = CAST(:local AS jsonb), pins = CAST(:pins AS jsonb), disabled = :disabled
+    WHERE tenant_id = :tenant AND id = :id
+""")
+_USERS = sa.text("""
+    SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
+      AND user_type IS DISTINCT FROM 'ServiceAccount'
+""")
 _LOCK_ROOM = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
+_TARGETS = {
+    MANAGER: ("User", "manager_id", "manager_ref", "user"),
+    PARENT: ("OrganizationalUnit", "parent_id", "parent_ref", "unit"),
+}
 
 
 class Directory:
@@ -61,16 +82,18 @@ class Directory:
         Raises Conflict (`uniqueness`), LimitExceeded, ValidationFailed.
         """
         row = Row(rows.new_id(resource_type), resource_type, version=1)
-        values = mapping.flattened(resource_type, document)
-        self._take_hot(row, values)
+        values = flattened(resource_type, document)
+        self._take_active(row, values, ())
+        self._take_references(row, values, (), pin=False, complete=False)
         row.local = values
         self._settle(row, ())
         with directory_writes():
-            if resource_type == "User" and row.user_type != "ServiceAccount":
+            if row.counts:
                 self._check_room()
             self._check_name(row)
-            rows.name_tokens(self.tenant, [row])
-            rows.insert(self.tenant, [row])
+            names.name_tokens(self.tenant, [row])
+            with _one_name_each():
+                rows.insert(self.tenant, [row])
             wanted = _member_ids(document)
             if wanted:
                 self._check_members(row.id, wanted)
@@ -91,40 +114,45 @@ class Directory:
         """Make a resource say what this document says, where no upstream owns the value.
 
         `complete`: an absent value was removed on purpose (PATCH); otherwise an absent value that an upstream owns is
-        left
-        alone (PUT). `pin` lays a written value above the upstreams. A `members` key sets the memberships written here.
-        Raises NotFound, PreconditionFailed, OwnedByUpstream (`mutability`), Conflict (`uniqueness`), ValidationFailed.
+        left alone (PUT). `pin` lays a written value above the upstreams. A `members` key sets the memberships written
+        here.
+        Raises NotFound, PreconditionFailed, OwnedByUpstream (`mutability`), Conflict (`uniqueness`), LimitExceeded,
+        ValidationFailed.
         """
         row = self._load(resource_type, id, if_match)
         said = layers.said_of(self.tenant, {id: resource_type})[id]
-        before, old, name_key, was_active = row.document, row.read(), row.name_key, row.active
-        extras, silent = mapping.stored_extras(resource_type, row.local), (row.local, row.pins, row.disabled)
-        values = mapping.flattened(resource_type, document)
+        before, old, name_key, was_active, counted = row.document, row.read(), row.name_key, row.active, row.counts
+        extras = stored_extras(resource_type, row.local)
+        silent = (row.local, dict(row.pins), row.disabled)
+        values = flattened(resource_type, document)
         unassigned = complete and resource_type == "User" and "active" not in values
         if unassigned:
             values["active"] = True
-        self._take_hot(row, values, said)
-        row.local, row.pins = self._owned_apart(row, values, said, pin=pin, complete=complete)
+        self._take_active(row, values, said)
+        self._take_references(row, values, said, pin=pin, complete=complete)
+        self._take_values(row, values, said, pin=pin, complete=complete)
         if unassigned:
             # Kept so that the attribute stays unassigned: the person is active, and nobody says so (RFC 7644 3.5.2.2).
             row.local["active"] = None
         self._settle(row, said)
-        tally = members.Tally()
         with directory_writes():
+            if row.counts and not counted:
+                self._check_room()
             if row.name_key != name_key:
                 self._check_name(row)
-            hidden = mapping.stored_extras(resource_type, row.local)
+            hidden = stored_extras(resource_type, row.local)
             if row.document != before or hidden != extras:
                 row.version += 1
-                rows.update(self.tenant, [row])
-                changed = mapping.differing(old, row.read())
+                with _one_name_each():
+                    rows.update(self.tenant, [row])
+                changed = differing(old, row.read())
                 changed += sorted(key for key in {*extras, *hidden} if extras.get(key) != hidden.get(key))
                 deed = "updated" if row.active == was_active else ("enabled" if row.active else "disabled")
                 self._record(f"{row.noun}.{deed}", row, changed)
             elif (row.local, row.pins, row.disabled) != silent:
                 self._keep_layers(row)
             if resource_type == "Group" and "members" in document:
-                self._set_members(id, _member_ids(document), tally)
+                self._set_members(id, _member_ids(document), complete=complete)
         return self._read(id)
 
     def remove(self, resource_type: str, id: str, *, if_match: int | None = None) -> None:
@@ -145,23 +173,24 @@ class Directory:
 
         Raises NotFound, PreconditionFailed, ValidationFailed (no such member), OwnedByUpstream (an upstream gives it).
         """
-        version = db.session().execute(_LIVE, {"tenant": self.tenant, "id": group_id}).scalar()
+        # Without a condition changes may run side by side; with one, nobody may change the group after it is checked.
+        statement = _KEPT_ALIVE if if_match is None else _UNCHANGED
+        version = db.session().execute(statement, {"tenant": self.tenant, "id": group_id}).scalar()
         if version is None:
             raise NotFound
         if if_match is not None and if_match != version:
             raise PreconditionFailed
-        tally = members.Tally()
+        removed: list[str] = []
+        added: list[str] = []
         with directory_writes():
             if remove:
                 removed, given = members.drop_local(self.tenant, group_id, remove)
-                stuck = set(given) - set(add)
-                if stuck:
+                if set(given) - set(add):
                     raise OwnedByUpstream("An upstream gives this membership; remove it there", scim_type="mutability")
-                tally.removed[group_id] = len(removed)
             if add:
                 self._check_members(group_id, add)
-                tally.added[group_id] = len(members.add_local(self.tenant, group_id, add))
-            return self._tell(tally)
+                added = members.add_local(self.tenant, group_id, add)
+            return self._tell(group_id, added, removed)
 
     def apply(
         self, changes: Sequence[Change], via: IdentityProvider, run_no: int, *, halving_floor: int = 1
@@ -172,11 +201,20 @@ class Directory:
         decides.
         """
         provider = Provider(via.id, via.priority, mapping.compiled(via.attribute_mapping))
+
+        def page() -> Outcome:
+            whole = PageOfChanges(self.tenant, provider, run_no, halving_floor=halving_floor, room=self._room)
+            return whole.apply(changes)
+
         with directory_writes():
-            page = PageOfChanges(
-                self.tenant, provider, run_no, halving_floor=halving_floor, room=self._room(locking=True)
-            )
-            return page.apply(changes)
+            try:
+                with db.session().begin_nested():
+                    return page()
+            except IntegrityError as error:
+                # Somebody took one of the names since the page looked; now that he has committed, it can be seen.
+                if not names.is_clash(error):
+                    raise
+            return page()
 
     def absent(self, via: IdentityProvider, run_no: int) -> list[Loss]:
         """What the finished full pass `run_no` did not meet."""
@@ -219,63 +257,85 @@ class Directory:
             raise PreconditionFailed
         return row
 
-    def _take_hot(self, row: Row, values: Values, said: Sequence[Said] = ()) -> None:
-        """Take out of the flat values what lives in columns of its own: active, manager, parent."""
-        if row.type == "User":
-            self._take_active(row, values.pop("active", None), said)
-        owned = layers.owned_keys(row.type, said)
-        for key, target, column in ((MANAGER, "User", "manager_id"), (PARENT, "OrganizationalUnit", "parent_id")):
-            wanted = values.pop(key, None)
-            if row.type != ("User" if key == MANAGER else "OrganizationalUnit"):
-                continue
-            present = getattr(row, column)
-            if key in owned:
-                if wanted is not None and wanted != present:
-                    raise OwnedByUpstream(f"An upstream owns {key}", scim_type="mutability")
-                continue
-            if wanted is not None and wanted != present:
-                kind = db.session().execute(_KIND, {"tenant": self.tenant, "id": wanted}).scalar()
-                if kind != target:
-                    raise ValidationFailed(f"{key}: there is no such {target}", scim_type="invalidValue")
-            setattr(row, column, wanted)
-
-    def _take_active(self, row: Row, active: Any, said: Sequence[Said]) -> None:
-        if active is False:
+    def _take_active(self, row: Row, values: Values, said: Sequence[Said]) -> None:
+        """Take `active` out of the values. Who is inactive already stays so without being disabled here as well: a
+        client that gives back what it was given changes nothing."""
+        if row.type != "User":
+            return
+        active = values.pop("active", None)
+        if active is False and row.active:
             row.active, row.disabled = False, True
         elif active is True and not row.active:
-            if any(not link.active for link in said) or _passed(row):
+            until = row.active_until
+            if any(not link.active for link in said) or (until is not None and until <= rows.now()):
                 raise OwnedByUpstream("An upstream has disabled this person", scim_type="mutability")
             row.active, row.disabled = True, False
 
-    def _owned_apart(
-        self, row: Row, values: Values, said: Sequence[Said], *, pin: bool, complete: bool
-    ) -> tuple[Values, Values]:
-        """Part a client's values into what is written here and what an upstream owns; owned ones must not differ."""
-        owned = layers.owned_keys(row.type, said) - {MANAGER, PARENT}
-        if not owned:
-            return values, row.pins
-        upstream = mapping.merged(row.type, layers.ranked(said), {}, {})
-        present = {**upstream, **row.pins}
-        local: Values = {}
-        pins = dict(row.pins)
-        written = mapping.apart(values, owned)
+    def _take_references(self, row: Row, values: Values, said: Sequence[Said], *, pin: bool, complete: bool) -> None:
+        """Take manager and parent, which have columns of their own, out of the values."""
+        owned = layers.owned_keys(row.type, said)
+        for key, (target, column, ref, kind) in _TARGETS.items():
+            wanted = values.pop(key, None)
+            if row.type != target:
+                continue
+            present = getattr(row, column)
+            if wanted == present or (wanted is None and key in owned and not complete):
+                continue
+            if key in owned and not pin:
+                raise OwnedByUpstream(f"An upstream owns {key}", scim_type="mutability")
+            if wanted is not None:
+                found = db.session().execute(_KIND, {"tenant": self.tenant, "id": wanted}).scalar()
+                if found != target:
+                    raise ValidationFailed(f"{key}: there is no such {target}", scim_type="invalidValue")
+            row.pins.pop(key, None)
+            if key in owned and wanted != self._referred(row, getattr(row, ref), kind):
+                row.pins[key] = wanted
+            setattr(row, column, wanted)
+
+    def _referred(self, row: Row, ref: str | None, kind: str) -> str | None:
+        """Whom the upstream names."""
+        via = db.session().execute(_UPSTREAMS, {"tenant": self.tenant, "id": row.id}).scalar()
+        if via is None or ref is None:
+            return None
+        return references.meant(references.resolve(self.tenant, via, [ref]), ref, kind)
+
+    def _take_values(self, row: Row, values: Values, said: Sequence[Said], *, pin: bool, complete: bool) -> None:
+        """Part a client's values into what is written here and what upstreams say, which must not differ."""
+        ranked = layers.ranked(said)
+        owned, decided = mapping.owned_values(row.type, ranked)
+        decided -= {MANAGER, PARENT}
+        filled = mapping.filling(row.type, ranked, row.local, decided)
+        references_pinned = {key: value for key, value in row.pins.items() if key in (MANAGER, PARENT)}
+        pins = {key: value for key, value in row.pins.items() if key in decided}
+        present = {**filled, **owned, **pins}
+        local = {key: value for key, value in row.local.items() if key in decided}
+        written = apart(values, decided | filled.keys(), present)
         for key, value in written.items():
-            if key not in owned:
+            if key in decided:
+                if value != present.get(key):
+                    if not pin:
+                        raise OwnedByUpstream(f"An upstream owns {key}", scim_type="mutability")
+                    pins.pop(key, None)
+                    if value != owned.get(key):
+                        pins[key] = value
+            elif key not in filled:
                 local[key] = value
-            elif value != present.get(key):
-                if not pin:
-                    raise OwnedByUpstream(f"An upstream owns {key}", scim_type="mutability")
-                pins[key] = value
-                if value == upstream.get(key):
-                    del pins[key]
+        for key, value in written.items():
+            if key in filled and value != filled[key]:
+                _put(local, key, value)
         if complete:
-            hidden = mapping.stored_extras(row.type, present)
-            missing = [key for key in owned if key in present and key not in written and key not in hidden]
+            hidden = stored_extras(row.type, present)
+            missing = sorted(key for key in decided if key in present and key not in written and key not in hidden)
             if missing:
                 raise OwnedByUpstream(f"An upstream owns {missing[0]}", scim_type="mutability")
-        return local, pins
+        row.local, row.pins = local, {**pins, **references_pinned}
 
     def _settle(self, row: Row, said: Sequence[Said]) -> None:
+        if any(
+            b"\\u0000" in orjson.dumps(value) and _holds_nul(value)
+            for value in (*row.local.values(), *row.pins.values())
+        ):
+            raise ValidationFailed("A value holds a NUL character.", scim_type="invalidValue")
         try:
             rows.settle(row, layers.effective(row, said))
         except Unfit as unfit:
@@ -284,25 +344,22 @@ class Directory:
     def _check_name(self, row: Row) -> None:
         if row.type != "User":
             return
-        session = db.session()
-        session.execute(_LOCK_NAMES, {"tenant": self.tenant, "key": row.name_key})
-        if session.execute(_NAME_HELD, {"tenant": self.tenant, "key": row.name_key, "id": row.id}).first():
-            raise Conflict("The userName belongs to somebody else", scim_type="uniqueness")
+        if db.session().execute(_NAME_HELD, {"tenant": self.tenant, "key": row.name_key, "id": row.id}).first():
+            raise _taken()
 
-    def _room(self, *, locking: bool) -> int | None:
-        """How many more users the tenant may have; None where the partner sets no limit."""
+    def _room(self) -> int | None:
+        """How many more users the tenant may have; None where the partner sets no limit. Others who ask wait."""
         session = db.session()
         limit = session.execute(
             sa.select(Partner.max_users_per_tenant).where(Partner.id == _partner_of(self.tenant))
         ).scalar()
         if limit is None:
             return None
-        if locking:
-            session.execute(_LOCK_ROOM, {"tenant": self.tenant})
-        return max(0, limit - count_users(self.tenant))
+        session.execute(_LOCK_ROOM, {"tenant": self.tenant})
+        return max(0, limit - int(session.execute(_USERS, {"tenant": self.tenant}).scalar_one()))
 
     def _check_room(self) -> None:
-        room = self._room(locking=True)
+        room = self._room()
         if room is not None and room <= 0:
             raise LimitExceeded("max_users_per_tenant: the tenant has as many users as its partner allows")
 
@@ -313,26 +370,31 @@ class Directory:
         if group_id in wanted:
             raise ValidationFailed("members: a group cannot be its own member", scim_type="invalidValue")
 
-    def _set_members(self, group_id: str, wanted: Sequence[str], tally: members.Tally) -> None:
+    def _set_members(self, group_id: str, wanted: Sequence[str], *, complete: bool) -> None:
+        """Make these the members, but for whom an upstream gives: none may be left out, unless all are."""
         present = members.present(self.tenant, group_id)
         adding = [member for member in wanted if member not in present]
-        leaving = [member for member in present if member not in set(wanted)]
-        if any(not present[member] for member in leaving):
+        leaving = sorted(present.keys() - set(wanted))
+        if (complete or wanted) and any(present[member] for member in leaving):
             raise OwnedByUpstream("An upstream gives a membership that is missing here", scim_type="mutability")
+        added: list[str] = []
+        removed: list[str] = []
         if adding:
             self._check_members(group_id, adding)
-            tally.added[group_id] = len(members.add_local(self.tenant, group_id, adding))
+            added = members.add_local(self.tenant, group_id, adding)
         if leaving:
-            tally.removed[group_id] = len(members.drop_local(self.tenant, group_id, leaving)[0])
-        self._tell(tally)
+            removed, _ = members.drop_local(self.tenant, group_id, leaving)
+        self._tell(group_id, added, removed)
 
-    def _tell(self, tally: members.Tally) -> bool:
-        changed = bool(+tally.added or +tally.removed)
-        if changed:
-            changes = Changes()
-            tell_members(self.tenant, members.Tally(+tally.added, +tally.removed), changes)
-            record(changes, tenant_id=self.tenant)
-        return changed
+    def _tell(self, group_id: str, added: Sequence[str], removed: Sequence[str]) -> bool:
+        """Record what changed in a group in sum."""
+        came, went = set(added) - set(removed), set(removed) - set(added)
+        if not came and not went:
+            return False
+        changes = Changes()
+        tell_shown(self.tenant, {group_id: Shown(len(came), len(went))}, changes)
+        record(changes, tenant_id=self.tenant)
+        return True
 
     def _record(self, name: str, row: Row, changed: Any = ()) -> None:
         changes = Changes()
@@ -340,19 +402,23 @@ class Directory:
         record(changes, tenant_id=self.tenant)
 
     def _keep_layers(self, row: Row) -> None:
-        db.session().execute(
-            sa.text(
-                "UPDATE resources SET local = CAST(:local AS jsonb), pins = CAST(:pins AS jsonb), "
-                "disabled = :disabled WHERE tenant_id = :tenant AND id = :id"
-            ),
-            {
-                "tenant": self.tenant,
-                "id": row.id,
-                "disabled": row.disabled,
-                "local": orjson.dumps(row.local).decode(),
-                "pins": orjson.dumps(row.pins).decode(),
-            },
-        )
+        layers_ = {"local": orjson.dumps(row.local).decode(), "pins": orjson.dumps(row.pins).decode()}
+        db.session().execute(_LAYERS, {"tenant": self.tenant, "id": row.id, "disabled": row.disabled, **layers_})
+
+
+@contextmanager
+def _one_name_each() -> Iterator[None]:
+    """Two who take the same userName in the same moment: the later one meets the index."""
+    try:
+        yield
+    except IntegrityError as error:
+        if names.is_clash(error):
+            raise _taken() from None
+        raise
+
+
+def _taken() -> Conflict:
+    return Conflict("The userName belongs to somebody else", scim_type="uniqueness")
 
 
 def _partner_of(tenant: str) -> sa.ScalarSelect[Any]:
@@ -363,5 +429,18 @@ def _member_ids(document: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(member["value"]) for member in document.get("members") or ()))
 
 
-def _passed(row: Row) -> bool:
-    return row.active_until is not None and row.active_until <= rows.now()
+def _put(local: Values, key: str, value: Any) -> None:
+    """Write a flat key: one that stands for a typed value, into the list it is part of."""
+    path = parse(key)
+    if path.kind is None:
+        local[key] = value
+    else:
+        local[path.attribute] = with_typed(local.get(path.attribute, ()), path.attribute, [(path, value)])
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, Mapping):
+        return any(_holds_nul(item) for pair in value.items() for item in pair)
+    return isinstance(value, Sequence) and any(_holds_nul(item) for item in value)

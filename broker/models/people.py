@@ -44,7 +44,15 @@ class Resource(Stamped, DirectoryOwned, Base):
             unique=True,
             postgresql_where=text("token_key IS NOT NULL"),
         ),
-        Index("ix_resources_type", "tenant_id", "type", "id", postgresql_where=LIVE),
+        # With the user_type, so that a list is counted without reading the rows.
+        Index(
+            "ix_resources_type",
+            "tenant_id",
+            "type",
+            "id",
+            postgresql_include=["user_type"],
+            postgresql_where=LIVE,
+        ),
         Index(
             "ix_resources_name",
             "tenant_id",
@@ -155,7 +163,8 @@ class Membership(DirectoryOwned, Base):
             "ix_memberships_of", "tenant_id", "member_id", "group_id", postgresql_where=text("member_id IS NOT NULL")
         ),
         Index("ix_memberships_waiting", "member_key", "tenant_id", "via", postgresql_where=text("member_id IS NULL")),
-        CheckConstraint("kind IN ('member', 'primary')", "kind"),
+        Index("ix_memberships_leaving", "tenant_id", "via", postgresql_where=text("kind = 'leaving'")),
+        CheckConstraint("kind IN ('member', 'primary', 'leaving')", "kind"),
     )
 
     no: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
@@ -168,6 +177,8 @@ class Membership(DirectoryOwned, Base):
     via: Mapped[Key | None]
     """The provider that gave it; null for SCIM and administrators."""
     kind: Mapped[str] = mapped_column(server_default="member")
+    """`member`; `primary`, which no member list names; `leaving`, which the list no longer names, until the member's
+    own record tells whether it was only renamed."""
 
 
 class Link(DirectoryOwned, Base):
@@ -214,6 +225,8 @@ class Link(DirectoryOwned, Base):
     seen_run: Mapped[Big] = mapped_column(server_default=text("0"))
     skipped: Mapped[str | None]
     """Why this record has no resource although its kind would have one (`user_name_taken`)."""
+    name_kept: Mapped[bool] = mapped_column(server_default=text("false"))
+    """The resource kept its old name, the record's being somebody else's or none at all."""
     gone_at: Mapped[Moment | None]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg.errors
 import pytest
@@ -12,11 +13,11 @@ from sqlalchemy.exc import OperationalError
 
 from broker import context, sync
 from broker.db import db, platform_scope, unit
-from broker.directory import Directory
+from broker.directory import Directory, Outcome
 from broker.errors import Conflict, NotFound
 from broker.models import IdentityProvider
 from connectors import ldap
-from connectors.port import Change, CursorExpired, Page, Record, Ref, Unreachable, Unreadable
+from connectors.port import Change, CursorExpired, Page, Record, Unreachable, Unreadable
 from tests.conftest import World, make_provider
 from tests.directories import Upstream, group, people, person
 
@@ -266,8 +267,16 @@ def test_a_dry_run_of_an_unfinished_listing_fails(acme: Upstream):
     assert acme.present() == {}
 
 
-def test_a_record_the_database_refuses_is_skipped_alone(acme: Upstream):
-    poison = record("p", manager=Ref("cn=\x00", "CN=\x00"))
+def test_a_record_the_database_refuses_is_skipped_alone(acme: Upstream, monkeypatch: pytest.MonkeyPatch):
+    poison = record("p")
+    apply = Directory.apply
+
+    def refusing(directory: Directory, changes: Sequence[Change], *page: Any, **how: Any) -> Outcome:
+        if poison in changes:
+            db.session().execute(sa.text("SELECT CAST('poison' AS int)"))
+        return apply(directory, changes, *page, **how)
+
+    monkeypatch.setattr(Directory, "apply", refusing)
     run = pull(acme, page(*(record(f"a{n}") for n in range(20)), poison, *(record(f"b{n}") for n in range(20))))
     assert (run.status, run.read, run.created, run.skipped) == ("done", 41, 40, 1)
     assert acme.skips(run) == [("CN=p", "refused")]

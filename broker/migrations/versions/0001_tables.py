@@ -241,6 +241,7 @@ def upgrade() -> None:
         "resources",
         ["tenant_id", "type", "id"],
         unique=False,
+        postgresql_include=["user_type"],
         postgresql_where=sa.text("removed_at IS NULL"),
     )
     op.create_index(
@@ -305,6 +306,7 @@ def upgrade() -> None:
         sa.Column("quiet_digest", sa.LargeBinary(), nullable=False),
         sa.Column("seen_run", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("skipped", sa.Text(), nullable=True),
+        sa.Column("name_kept", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("gone_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["tenant_id", "provider_id"],
@@ -363,7 +365,7 @@ def upgrade() -> None:
         sa.Column("ordinal", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("via", sa.Text(collation="C"), nullable=True),
         sa.Column("kind", sa.Text(), server_default="member", nullable=False),
-        sa.CheckConstraint("kind IN ('member', 'primary')", name=op.f("ck_memberships_kind")),
+        sa.CheckConstraint("kind IN ('member', 'primary', 'leaving')", name=op.f("ck_memberships_kind")),
         sa.ForeignKeyConstraint(
             ["tenant_id", "group_id"],
             ["resources.tenant_id", "resources.id"],
@@ -385,6 +387,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant_id", "no", name=op.f("pk_memberships")),
     )
     op.create_index("ix_memberships_group", "memberships", ["tenant_id", "group_id", "member_id"], unique=False)
+    op.create_index(
+        "ix_memberships_leaving",
+        "memberships",
+        ["tenant_id", "via"],
+        unique=False,
+        postgresql_where=sa.text("kind = 'leaving'"),
+    )
     op.create_index(
         "ix_memberships_of",
         "memberships",
