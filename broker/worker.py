@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 import redis
 import sqlalchemy as sa
 from rq import Queue, Worker
+from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -96,6 +98,13 @@ class HouseWorker(Worker):
             engine.dispose(close=False)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         super().main_work_horse(job, queue)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        # What a forger wrote has no place in the log.
+        if exc_info[0] in (Forged, DeserializationError):
+            log.warning("a job that is none of ours was refused: %s", job.id)
+        else:
+            super().handle_exception(job, *exc_info)
 
     def setup_work_horse_signals(self) -> None:
         """Asked to end, the child finishes what it has begun and gives back the rest."""
