@@ -11,6 +11,7 @@ from flask import Flask
 from broker import access, credentials, ids
 from broker.context import ANONYMOUS, Grant, Scope, acting, system
 from broker.db import db, directory_writes, platform_scope, unit
+from broker.directory import Directory
 from broker.errors import AuthenticationRequired, Forbidden, NotFound, TokenExpired
 from broker.models import (
     Group,
@@ -23,6 +24,7 @@ from broker.models import (
     User,
 )
 from broker.policy import Action
+from tests import casting
 from tests.conftest import World, make_provider
 
 
@@ -162,10 +164,10 @@ def test_scim_tokens_provision_their_tenant_only(world: World) -> None:
 
 def test_roles_come_directly_and_through_nested_groups_even_in_a_cycle(world: World) -> None:
     direct, nested, nobody = (make_user(world.acme) for _ in range(3))
-    inner = make_group(world.acme, nested)
-    outer = make_group(world.acme, inner)
-    with directory_writes(), platform_scope() as session:
-        session.add(Membership(tenant_id=world.acme.tenant_id, group_id=inner, member_id=outer, member_key=outer))
+    inner = casting.make_group(world.acme, nested)
+    outer = casting.make_group(world.acme, inner)
+    with unit(world.acme), acting(system("test")):
+        Directory().change_members(inner, add=[outer])
     grant = Grant("tenant_admin", world.acme.tenant_id)
     for principal in (direct, outer):
         give(world.acme, principal, "tenant_admin", world.acme.tenant_id)
@@ -173,7 +175,19 @@ def test_roles_come_directly_and_through_nested_groups_even_in_a_cycle(world: Wo
     secret = pat(world.acme, nested)
     assert access.authenticate(bearer(secret)).grants == {grant}
     assert access.authenticate(bearer(pat(world.acme, nobody))).grants == frozenset()
-    alter(Group, id=inner, removed_at=datetime.now(UTC))
+    with unit(world.acme), acting(system("test")):
+        Directory().remove("Group", inner)
+    assert access.authenticate(bearer(secret)).grants == frozenset()
+
+
+def test_a_group_that_is_removed_gives_nothing_even_with_its_members_left(world: World) -> None:
+    """Rows that the directory would not leave: they must grant nothing all the same."""
+    member = make_user(world.acme)
+    group = make_group(world.acme, member)
+    give(world.acme, group, "tenant_admin", world.acme.tenant_id)
+    secret = pat(world.acme, member)
+    assert access.authenticate(bearer(secret)).grants == {Grant("tenant_admin", world.acme.tenant_id)}
+    alter(Group, id=group, removed_at=datetime.now(UTC))
     assert access.authenticate(bearer(secret)).grants == frozenset()
 
 
