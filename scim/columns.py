@@ -64,50 +64,58 @@ _COLUMNS: Mapping[str, Value] = {
     "manager_id": Value("r.manager_id", cheap=True),
     "parent_id": Value("r.parent_id", cheap=True),
 }
-_MEMBERS = (
-    "memberships m JOIN resources x ON x.tenant_id = m.tenant_id AND x.id = m.member_id AND x.removed_at IS NULL",
-    "m.tenant_id = scope.tenant AND m.group_id = r.id",
-)
-_GROUPS = (
-    """(WITH RECURSIVE up(id, direct) AS (
-            SELECT m.group_id, true FROM memberships m
-            JOIN resources g ON g.tenant_id = m.tenant_id AND g.id = m.group_id
-            WHERE m.tenant_id = scope.tenant AND m.member_id = r.id AND g.removed_at IS NULL
-            UNION
-            SELECT m.group_id, false FROM up JOIN memberships m ON m.tenant_id = scope.tenant AND m.member_id = up.id
-            JOIN resources g ON g.tenant_id = m.tenant_id AND g.id = m.group_id WHERE g.removed_at IS NULL)
-        SELECT up.id, bool_or(up.direct) AS direct FROM up GROUP BY up.id) u
-    JOIN resources x ON x.tenant_id = scope.tenant AND x.id = u.id""",
-    "TRUE",
-)
+_PERSON_OR_GROUP = """LATERAL (
+    SELECT x.id, x.type, x.name, x.display_name FROM resources x
+    WHERE x.tenant_id = scope.tenant AND x.id = <id> AND x.removed_at IS NULL OFFSET 0) x"""
+_MEMBERS = """LATERAL (
+    SELECT DISTINCT m.member_id FROM memberships m
+    WHERE m.tenant_id = scope.tenant AND m.group_id = r.id AND m.member_id IS NOT NULL OFFSET 0) m, """
+_GROUPS = """(
+    WITH RECURSIVE up(id, direct) AS (
+        SELECT m.group_id, true FROM memberships m WHERE m.tenant_id = scope.tenant AND m.member_id = r.id
+        UNION
+        SELECT m.group_id, false FROM up, LATERAL (
+            SELECT m.group_id FROM memberships m WHERE m.tenant_id = scope.tenant AND m.member_id = up.id OFFSET 0) m)
+    SELECT up.id, bool_or(up.direct) AS direct FROM up GROUP BY up.id) u, """
+
+
+def _relation(relation: str) -> Items:
+    return Items(relation, "TRUE", f"NOT EXISTS (SELECT FROM {relation})")
+
+
 _NAME = Value(folded("coalesce(x.display_name, x.name)"), exact=False)
 RELATIONS: Mapping[str, tuple[Items, Mapping[str, Value], str]] = {
     "members": (
-        Items(*_MEMBERS, f"NOT EXISTS (SELECT FROM {_MEMBERS[0]} WHERE {_MEMBERS[1]})"),
+        _relation(_MEMBERS + _PERSON_OR_GROUP.replace("<id>", "m.member_id")),
         {
             "value": Value("x.id", nullable=False),
             "type": Value("lower(x.type)", exact=False, nullable=False),
             "display": _NAME,
             "$ref": Value("(%(base)s::text || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || x.id)"),
         },
-        "r.id IN (SELECT m.group_id FROM memberships m WHERE m.tenant_id = scope.tenant AND m.member_id = {})",
+        "SELECT m.group_id FROM memberships m WHERE m.tenant_id = scope.tenant AND m.member_id = {}",
     ),
     "groups": (
-        Items(*_GROUPS, f"NOT EXISTS (SELECT FROM {_GROUPS[0]} WHERE {_GROUPS[1]})"),
+        _relation(_GROUPS + _PERSON_OR_GROUP.replace("<id>", "u.id")),
         {
             "value": Value("x.id", nullable=False),
             "type": Value("CASE WHEN u.direct THEN 'direct' ELSE 'indirect' END", exact=False, nullable=False),
             "display": _NAME,
             "$ref": Value("(%(base)s::text || '/Groups/' || x.id)"),
         },
-        """r.id IN (WITH RECURSIVE down(id) AS (
+        """WITH RECURSIVE down(id) AS (
             SELECT m.member_id FROM memberships m WHERE m.tenant_id = scope.tenant AND m.group_id = {}
             UNION
-            SELECT m.member_id FROM down JOIN memberships m ON m.tenant_id = scope.tenant AND m.group_id = down.id)
-        SELECT down.id FROM down)""",
+            SELECT m.member_id FROM down, LATERAL (
+                SELECT m.member_id FROM memberships m
+                WHERE m.tenant_id = scope.tenant AND m.group_id = down.id OFFSET 0) m)
+        SELECT down.id FROM down""",
     ),
 }
-"""Membership is rows: the relation, its sub-attributes, and who has one given value, found through an index."""
+"""Membership is rows: the relation, its sub-attributes, and the ids of who has one given value.
+
+Rows are looked up key by key (LATERAL, OFFSET 0), whatever the planner believes of the size of the tenant.
+"""
 
 
 class Names(NamedTuple):

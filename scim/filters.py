@@ -308,14 +308,16 @@ class _Filter(_Comparing):
         if op is not Op.eq or not isinstance(operand, str | int) or isinstance(operand, bool):
             return None
         if (relation := RELATIONS.get(binding.field_name)) is not None:
-            return relation[2].format(f"{self.bind(operand)}::text") if binding.sub_field_name == "value" else None
+            if binding.sub_field_name != "value":
+                return None
+            return f"r.id = ANY(ARRAY({relation[2].format(f'{self.bind(operand)}::text')}))"
         number = self.names.indexed.get(binding.urn)
         key = str(operand) if binding.case_exact else fold(str(operand))
         if number is None or len(key.encode()) > LONGEST_INDEXED:
             return None
         return (
-            "r.id IN (SELECT v.resource_id FROM resource_values v WHERE v.tenant_id = scope.tenant "  # noqa: S608
-            f"AND v.attribute = {number} AND v.value_key = {self.bind(key)}::text)"
+            "r.id = ANY(ARRAY(SELECT v.resource_id FROM resource_values v WHERE v.tenant_id = scope.tenant "  # noqa: S608
+            f"AND v.attribute = {number} AND v.value_key = {self.bind(key)}::text))"
         )
 
     def visit_present(self, node: grammar.Present) -> str:

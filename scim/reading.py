@@ -37,35 +37,41 @@ _ROW = (
     f"r.id, r.document, r.version, {_STAMP.replace('<column>', 'created_at')} AS created, "
     f"{_STAMP.replace('<column>', 'updated_at')} AS modified"
 )
-_LIVE_GROUP = "JOIN resources g ON g.tenant_id = m.tenant_id AND g.id = m.group_id AND g.removed_at IS NULL"
 _LISTS = {
-    "User": f"""
+    "User": """
         WITH RECURSIVE up(start, id, direct) AS (
-            SELECT m.member_id, m.group_id, true FROM memberships m {_LIVE_GROUP}
-            WHERE m.tenant_id = scope.tenant AND m.member_id = <start>
+            SELECT s.id, m.group_id, true FROM <starts>, LATERAL (
+                SELECT m.group_id FROM memberships m
+                WHERE m.tenant_id = scope.tenant AND m.member_id = s.id OFFSET 0) m
             UNION
-            SELECT up.start, m.group_id, false FROM up
-            JOIN memberships m ON m.tenant_id = scope.tenant AND m.member_id = up.id {_LIVE_GROUP}
+            SELECT up.start, m.group_id, false FROM up, LATERAL (
+                SELECT m.group_id FROM memberships m
+                WHERE m.tenant_id = scope.tenant AND m.member_id = up.id OFFSET 0) m
         )
-        SELECT u.start, string_agg('{{"value":"' || g.id || '","$ref":"' || %(base)s::text || '/Groups/' || g.id
-            || '","display":' || to_json(coalesce(g.display_name, g.name))::text
-            || CASE WHEN u.direct THEN ',"type":"direct"}}' ELSE ',"type":"indirect"}}' END, ',' ORDER BY g.id)
-            AS listed
-        FROM (SELECT up.start, up.id, bool_or(up.direct) AS direct FROM up GROUP BY up.start, up.id) u
-        JOIN resources g ON g.tenant_id = scope.tenant AND g.id = u.id
+        SELECT u.start, string_agg('{"value":"' || u.id || '","$ref":"' || %(base)s::text || '/Groups/' || u.id
+            || '","display":' || to_json(g.name)::text
+            || CASE WHEN u.direct THEN ',"type":"direct"}' ELSE ',"type":"indirect"}' END, ',' ORDER BY u.id) AS listed
+        FROM (SELECT up.start, up.id, bool_or(up.direct) AS direct FROM up GROUP BY up.start, up.id) u, LATERAL (
+            SELECT g.name FROM resources g
+            WHERE g.tenant_id = scope.tenant AND g.id = u.id AND g.removed_at IS NULL OFFSET 0) g
         GROUP BY u.start""",
     "Group": """
-        SELECT m.start, string_agg('{"value":"' || x.id || '","$ref":"' || %(base)s::text
-            || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || x.id || '","type":"' || x.type || '"'
-            || CASE WHEN %(named)s::boolean
-                    THEN ',"display":' || to_json(coalesce(x.display_name, x.name))::text ELSE '' END
-            || '}', ',' ORDER BY x.id) AS listed
-        FROM (SELECT DISTINCT m.group_id AS start, m.member_id FROM memberships m
-              WHERE m.tenant_id = scope.tenant AND m.group_id = <start> AND m.member_id IS NOT NULL) m
-        JOIN resources x ON x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL
-        GROUP BY m.start""",
+        SELECT s.id AS start, string_agg('{"value":"' || m.member_id || '","$ref":"' || %(base)s::text
+            || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || m.member_id
+            || '","type":"' || x.type || '"'
+            || CASE WHEN %(named)s::boolean THEN ',"display":' || to_json(x.name)::text ELSE '' END
+            || '}', ',' ORDER BY m.member_id) AS listed
+        FROM <starts>, LATERAL (
+            SELECT DISTINCT m.member_id FROM memberships m
+            WHERE m.tenant_id = scope.tenant AND m.group_id = s.id AND m.member_id IS NOT NULL OFFSET 0) m, LATERAL (
+            SELECT x.type, coalesce(x.display_name, x.name) AS name FROM resources x
+            WHERE x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL OFFSET 0) x
+        GROUP BY s.id""",
 }
-"""Of each start, the items of the attribute that is rows, as JSON text: a person's groups, a group's members."""
+"""Of each start, the items of the attribute that is rows, as JSON text: a person's groups, a group's members.
+
+Rows are looked up key by key (LATERAL, OFFSET 0), whatever the planner believes of the size of the tenant.
+"""
 
 
 def _one(resource_type: str, *, lists: bool) -> str:
@@ -75,7 +81,7 @@ def _one(resource_type: str, *, lists: bool) -> str:
     )
     if not lists:
         return f"{IN_TENANT} SELECT r.* FROM scope, LATERAL ({found}) r"
-    listed = _LISTS[resource_type].replace("<start>", "r.id")
+    listed = _LISTS[resource_type].replace("<starts>", "(SELECT r.id) s")
     return (
         f"{IN_TENANT} SELECT r.*, l.listed FROM scope, LATERAL ({found}) r "
         f"LEFT JOIN LATERAL ({listed} OFFSET 0) l ON true"
@@ -85,7 +91,9 @@ def _one(resource_type: str, *, lists: bool) -> str:
 _ONE: Mapping[str, str] = {name: _one(name, lists=False) for name in RESOURCE_TYPES}
 _ONE_WITH_LIST: Mapping[str, str] = {name: _one(name, lists=True) for name in _LISTS}
 _LISTED = {
-    name: f"{IN_TENANT} SELECT l.* FROM scope, LATERAL ({text.replace('<start>', 'ANY(%(ids)s)')} OFFSET 0) l"
+    name: f"{IN_TENANT} SELECT l.* FROM scope, LATERAL ({text} OFFSET 0) l".replace(
+        "<starts>", "unnest(%(ids)s::text[]) AS s(id)"
+    )
     for name, text in _LISTS.items()
 }
 _MANY_MEMBERS = f"""{IN_TENANT} SELECT m.n FROM scope, LATERAL (

@@ -47,7 +47,8 @@ _HOLDS_ROLE = """
 WITH RECURSIVE up(id) AS (
     SELECT %(id)s::text COLLATE "C"
     UNION
-    SELECT m.group_id FROM up JOIN memberships m ON m.tenant_id = %(tenant)s AND m.member_id = up.id)
+    SELECT m.group_id FROM up, LATERAL (
+        SELECT m.group_id FROM memberships m WHERE m.tenant_id = %(tenant)s AND m.member_id = up.id OFFSET 0) m)
 SELECT EXISTS (SELECT 1 FROM role_assignments a JOIN up ON up.id = a.principal_id WHERE a.tenant_id = %(tenant)s)
 """
 
