@@ -17,13 +17,13 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.sansio.utils import host_is_trusted
 
-from broker import api, bell, config, db, doors, embedded, health, logs, pages, running
+from broker import bell, config, db, doors, embedded, health, logs, running
 from broker.config import Config, is_loopback
 from broker.context import ANONYMOUS, acting, request_id_from
 from broker.doors import Door
 from broker.embedded import Services
 from broker.errors import BadRequest, Problem
-from scim import push, server  # noqa: F401 - push subscribes to the outbox
+from scim import push  # noqa: F401 - push subscribes to the outbox
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -113,6 +113,10 @@ def _disconnect() -> None:
 
 
 def _open_doors(app: Flask) -> None:
+    # Here, because a command or a worker that opens no door need not load what they are made of.
+    from broker import api, pages
+    from scim import server
+
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = 2 * 1024 * 1024
     app.config["MAX_FORM_MEMORY_SIZE"] = 64 * 1024
