@@ -26,7 +26,7 @@ from .asking import Door, Unexpected
 ROOT = Path(__file__).resolve().parent.parent
 PREFERRED_PORT = 8080
 
-_PATIENCE = 120.0
+_PATIENCE = 240.0
 _GRACE = 25.0
 
 
@@ -107,7 +107,7 @@ class Stage:
         return Door(f"http://127.0.0.1:{port}/v2", token)
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Until it is so. Raises Unexpected when a program ends meanwhile, or after two minutes."""
+        """Until it is so. Raises Unexpected when a program ends meanwhile, or after four minutes."""
         deadline = time.monotonic() + _PATIENCE
         while not ready():
             self.refuse_if_ended()

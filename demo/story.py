@@ -27,7 +27,7 @@ KINDS = {"person": "Users", "group": "Groups", "unit": "OrganizationalUnits"}
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 OLD_DEPARTMENT, NEW_DEPARTMENT = "Ingénierie", "Engineering"
 
-_PUSH_PATIENCE = 180.0
+_PUSH_PATIENCE = 300.0
 _DONE, _HELD = 0, 3
 """Exit statuses of an import."""
 
