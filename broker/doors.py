@@ -18,7 +18,7 @@ import sqlalchemy.exc
 from flask import Blueprint, Flask, Response, after_this_request, current_app, g, request
 from werkzeug.exceptions import HTTPException
 
-from . import access, strict_json
+from . import access, logs, strict_json
 from .context import Actor, Scope, acting, current_request_id
 from .db import platform_scope, unit
 from .errors import (
@@ -155,8 +155,10 @@ class Door:
                 raise AuthenticationRequired
             if access.use_is_due(actor):
                 _note_use_afterwards(actor)
+            logs.bind(actor=actor.id)
             with acting(actor, current_request_id()):
                 scope = _place(actor, deed, arguments)
+                logs.bind(tenant=scope and scope.tenant_id)
                 if not deed.transaction:
                     return deed.view(**arguments)
                 # Read before the transaction opens: a slow sender must not hold one.
@@ -236,7 +238,8 @@ def _problem_of_http(error: HTTPException) -> Problem:
 def _problem_of_database(error: sqlalchemy.exc.DBAPIError) -> Problem:
     cause = error.orig
     note = f"{type(cause).__name__}: {cause}"
-    if error.connection_invalidated or isinstance(cause, psycopg.errors.OperationalError):
+    away = psycopg.errors.OperationalError | psycopg.errors.IdleInTransactionSessionTimeout
+    if error.connection_invalidated or isinstance(cause, away):
         log.warning("the database did not answer: %s", note)
         return ServiceUnavailable("The database does not answer in time", note=note, retry_after=1)
     if isinstance(cause, psycopg.errors.UniqueViolation):

@@ -210,5 +210,5 @@ def _lines() -> Iterator[str]:
     with db.engines[PLATFORM_BIND].connect() as connection:
         for name, status in (("scaikey_deliveries", Delivery.status), ("scaikey_sync_runs", SyncRun.status)):
             yield f"# TYPE {name} gauge"
-            for value, count in connection.execute(sa.select(status, sa.func.count()).group_by(status)).tuples():
-                yield f'{name}{{status="{value}"}} {count}'
+            for counted in connection.execute(sa.select(status, sa.func.count()).group_by(status)):
+                yield f'{name}{{status="{counted[0]}"}} {counted[1]}'

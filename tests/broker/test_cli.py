@@ -9,15 +9,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from flask import Flask
 
 from broker import app as assembly
-from broker import cli
+from broker import cli, health, ids
 from broker.config import Config
 from broker.context import Scope
 from broker.db import unit
 from broker.embedded import Services
-from broker.models import Event, PersonalAccessToken
+from broker.models import Event, PersonalAccessToken, SyncRun
 from tests.casting import Caller, Cast, code
+from tests.conftest import World, make_provider
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -105,7 +107,9 @@ def test_migrating_twice_changes_nothing(scaikey: Run) -> None:
     assert first[0] == 0 and first[1].startswith("at ") and scaikey("migrate") == first
 
 
-def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run) -> None:
+def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests leave failed runs behind.
+    monkeypatch.setattr(health, "_providers", lambda: health.Verdict("providers", True, "not asked"))
     status, out, _ = scaikey("doctor")
     assert status == 0 and "broken" not in out
     for name in ("database", "application role", "platform role", "migrations", "key", "clock", "valkey"):
@@ -114,6 +118,17 @@ def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run) -> None
     assert status == 1 and out.count("broken") == 1
     status, out, _ = scaikey("doctor", SCAIKEY_SECRET_KEY=base64.b64encode(bytes(32)).decode())
     assert status == 1 and "SCAIKEY_SECRET_KEY" in out
+
+
+def test_the_doctor_sees_a_provider_whose_last_run_failed(app: Flask, world: World) -> None:
+    provider = make_provider(world.acme)
+    before = health._providers()
+    for number, status in enumerate(("failed", "done")):
+        with unit(world.acme) as session:
+            run = SyncRun(id=ids.new("run"), provider_id=provider, kind="full", status=status)
+            session.add(run)
+        found = health._providers().found
+        assert (found == before.found) is (number == 1), found
 
 
 @pytest.mark.parametrize(

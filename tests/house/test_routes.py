@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from broker import app as assembly
 from broker import doors, policy
 from broker.doors import Door, Route
 from broker.errors import Problem
@@ -111,18 +110,3 @@ def test_the_role_table_is_the_one_that_was_agreed() -> None:
 
 def test_every_action_has_a_rule() -> None:
     assert set(policy.RULES) == set(Action)
-
-
-def test_the_app_refuses_a_role_that_could_cross_the_wall(services: object, settings: object) -> None:
-    from broker.embedded import Services
-
-    assert isinstance(services, Services)
-    configured = services.configure(settings)  # type: ignore[arg-type]
-    for url, complaint in (
-        (services.owner_database_url, "owns the tables"),
-        (services.platform_database_url, "bypasses row-level security"),
-    ):
-        from dataclasses import replace
-
-        with pytest.raises(assembly.StartRefused, match=complaint):
-            assembly.create_app(replace(configured, database_url=url))
