@@ -215,7 +215,7 @@ def test_an_unforeseen_failure_says_nothing_but_its_id(cast: Cast, monkeypatch: 
 
     monkeypatch.setattr("broker.registry.domains.create", fail)
     answer = cast.acme_admin.post("/domains", {"name": "a.example"})
-    assert code(answer) == (500, "internal_error") and "42" not in answer.get_data(as_text=True)
+    assert code(answer) == (500, "internal_error") and "the secret" not in answer.get_data(as_text=True)
 
 
 def test_a_deadlock_is_tried_again(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
