@@ -128,7 +128,7 @@ def _operations(body: Any) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
         raise BadRequest("Operations is a list of one or more operations", scim_type="invalidSyntax")
     if len(found) > MOST_OPERATIONS:
-        raise BadRequest(f"A PATCH has at most {MOST_OPERATIONS} operations", scim_type="tooMany")
+        raise BadRequest(f"A PATCH has at most {MOST_OPERATIONS} operations", scim_type="invalidValue")
     operations = [{key.lower(): value for key, value in one.items()} for one in found]
     for operation in operations:
         deed = operation.get("op")

@@ -109,12 +109,11 @@ def write_over(
     Raises what `Directory.replace` raises, Forbidden where a SCIM token may not go, NotAvailable for a password.
     """
     document = _to_write(resource_type, resource)
-    tenant = Directory().tenant
     if is_token():
         if SERVICE_ACCOUNT in (locked.user_type, document.get("userType")):
             raise Forbidden("Service accounts are not changed by SCIM")
-        if holds_role(tenant, id):
-            _only_deactivate(resource_type, id, tenant, document)
+        if holds_role(Directory().tenant, id):
+            _only_deactivate(resource_type, id, locked, document, complete=complete)
             return
     elif (locked.user_type == SERVICE_ACCOUNT) != (document.get("userType") == SERVICE_ACCOUNT):
         raise ValidationFailed("userType: a service account stays one", scim_type="invalidValue")
@@ -138,15 +137,18 @@ def _to_write(resource_type: str, resource: scim.Resource[Any]) -> dict[str, Any
     return document
 
 
-def _only_deactivate(resource_type: str, id: str, tenant: str, document: dict[str, Any]) -> None:
+def _only_deactivate(resource_type: str, id: str, locked: Locked, document: dict[str, Any], *, complete: bool) -> None:
     """What a SCIM token may do to a holder of an admin role: take `active` away, and nothing else."""
-    stored = orjson.loads(reading.row(in_unit, tenant, "", resource_type, id, lists=False).document)
+    directory = Directory()
+    row = reading.row(in_unit, directory.tenant, "", resource_type, id, lists=False)
+    stored = merged(orjson.loads(row.document), _extras(resource_type, locked.local))
     present, wanted = flattened(resource_type, stored), flattened(resource_type, document)
     changed = {key: value for key, value in wanted.items() if present.get(key) != value}
-    if resource_type != "User" or changed.keys() - {"active"} or changed.get("active"):
+    removed = present.keys() - wanted.keys() if complete else frozenset()
+    if resource_type != "User" or removed or changed.keys() - {"active"} or changed.get("active"):
         raise Forbidden("A SCIM token may only deactivate who holds an admin role")
     if changed:
-        Directory().replace(resource_type, id, {**stored, "active": False}, complete=True)
+        directory.replace(resource_type, id, {**stored, "active": False}, complete=True)
 
 
 def _extras(resource_type: str, local: Mapping[str, Any]) -> dict[str, Any]:

@@ -573,6 +573,7 @@ def test_a_token_may_only_deactivate_who_holds_an_admin_role(acme: Scim, world: 
     grant(world.acme, group)
     for id in (admin, member, plain):
         refused(acme.patch(f"/Users/{id}", {"op": "replace", "path": "title", "value": "y"}), 403)
+        refused(acme.patch(f"/Users/{id}", {"op": "remove", "path": "active"}), 403)
         refused(acme.put(f"/Users/{id}", {"userName": "other"}), 403)
         refused(acme.delete(f"/Users/{id}"), 403)
     for id in (group, nested):

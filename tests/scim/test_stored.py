@@ -1,4 +1,4 @@
-"""What is stored and goes out as bytes is what scim2-models would have made of it: a real directory, read through it."""
+"""What is stored and goes out as bytes is what scim2-models would have made of it, for a real directory."""
 
 from __future__ import annotations
 
