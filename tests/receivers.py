@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -71,12 +73,16 @@ class Remote:
 
 
 @contextmanager
-def scim2_server() -> Iterator[Callable[[str], Remote]]:
-    """scim2-server's own test server; yields a maker of receivers, one tenant of it each."""
+def scim2_server(log: Path | None = None) -> Iterator[Callable[[str], Remote]]:
+    """scim2-server's own test server; yields a maker of receivers, one tenant of it each.
+
+    `log`: where it writes a line per request.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "scim2_server.testserver.cli", "--port", str(port), "--bearer-token", TOKEN]
-    process = subprocess.Popen([*command, "--dynamic-tenants"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(log or os.devnull, "ab") as output:
+        process = subprocess.Popen([*command, "--dynamic-tenants"], stdout=subprocess.DEVNULL, stderr=output)
     try:
         deadline = time.monotonic() + 20
         while True:
