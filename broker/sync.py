@@ -25,7 +25,7 @@ from connectors.port import Change, ChangeFeed, CursorExpired, Page, Unreadable,
 
 from . import context, ids, removals
 from .context import Scope
-from .db import db, refresh_statistics, unit
+from .db import db, unit
 from .directory import Directory, Loss, Outcome, Skip
 from .errors import Conflict, NotFound
 from .models import IdentityProvider, SyncRun, SyncSkip
@@ -37,8 +37,8 @@ LEASE = timedelta(seconds=20)
 """A run that has not committed a page for this long is taken for dead."""
 KEPT_SKIPS = 10_000
 """Skipped records a run keeps with their reasons; all of them are counted."""
-LARGE = 5_000
-"""Records created in one run, after which the planner's idea of the tables is out of date."""
+GROWTH = (1_000, 10_000, 100_000, 1_000_000)
+"""Records created in one run, after which the planner's idea of the tables is out of date: see decision 6."""
 
 _TAKE = sa.text("""
     UPDATE identity_providers SET lease_fence = lease_fence + 1, lease_until = now() + :lease
@@ -51,6 +51,7 @@ _EXTEND = sa.text("""
 _RELEASE = sa.text("""
     UPDATE identity_providers SET lease_until = NULL WHERE tenant_id = :tenant AND id = :via AND lease_fence = :fence
 """)
+_ANALYZE = sa.text("SELECT scaikey_refresh_statistics()")
 _AGAIN = frozenset({"40001", "40P01", "55P03"})
 """Serialization failure, deadlock, lock timeout: the same page succeeds when the other transaction is over."""
 _LOCKED = "55P03"
@@ -160,7 +161,9 @@ class _Pass:
     def read(self) -> str:
         try:
             for page in self._pages(self._begin()):
+                before = self.now.created if self.now else 0
                 self._twice(self._take, page)
+                self._tell_planner(before)
                 self._report()
                 if page.last:
                     self._end()
@@ -260,6 +263,13 @@ class _Pass:
                     run.plan = [*run.plan, *outcome.plan][: removals.PLANNED]
             self._note(run)
 
+    def _tell_planner(self, before: int) -> None:
+        """A first import outruns autovacuum: without statistics each page would take longer than the one before."""
+        created = self.now.created if self.now else 0
+        if any(before < step <= created for step in GROWTH):
+            with contextlib.suppress(OperationalError), self._unit() as session, session.begin_nested():
+                session.execute(_ANALYZE)
+
     def _applied(self, changes: Sequence[Change], via: IdentityProvider, run_no: int) -> Iterator[Outcome]:
         """Apply a page. One the database refuses is halved until the record it refuses is alone, and skipped."""
         try:
@@ -300,12 +310,9 @@ class _Pass:
                 removals.finish(via, run)
             self._note(run)
             waiting = run.status == "running"
-            large = run.created >= LARGE and not self.dry_run
         if waiting:
             self._take_away(verdict.losses)
-        if large:
-            with contextlib.suppress(OperationalError):
-                refresh_statistics()
+        self._tell_planner(0)
 
     def _take_away(self, losses: Sequence[Loss]) -> None:
         for start in range(0, len(losses), removals.AT_ONCE):

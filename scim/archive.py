@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 import sqlalchemy as sa
 
 from broker.context import Scope
-from broker.db import db, unit
+from broker.db import arrays, db, unit
 from broker.directory.mapping import decode_record, member_attribute
 from broker.directory.rows import ref_key
 from connectors import dn
@@ -43,21 +43,28 @@ _MEMBERS = sa.text("""
     JOIN memberships m ON m.tenant_id = :tenant AND m.group_id = g.id AND m.via = :via AND m.kind = 'member'
     ORDER BY g.place, m.ordinal, m.no
 """).execution_options(yield_per=1_000)
+# Keyed look-ups, as in the directory: decision 6.
 _LISTED = sa.text("""
-    SELECT member_key, group_id FROM memberships
-    WHERE tenant_id = :tenant AND member_id = ANY(:resources) AND via = :via AND kind = 'member'
+    SELECT m.* FROM unnest(CAST(:resources AS text[])) AS k(id) CROSS JOIN LATERAL (
+        SELECT member_key, group_id FROM memberships
+        WHERE tenant_id = :tenant AND member_id = k.id AND via = :via AND kind = 'member' OFFSET 0) m
     UNION ALL
-    SELECT member_key, group_id FROM memberships
-    WHERE tenant_id = :tenant AND member_key = ANY(:refs) AND via = :via AND kind = 'member' AND member_id IS NULL
+    SELECT m.* FROM unnest(CAST(:refs AS text[])) AS k(ref) CROSS JOIN LATERAL (
+        SELECT member_key, group_id FROM memberships
+        WHERE tenant_id = :tenant AND member_key = k.ref AND via = :via AND kind = 'member' AND member_id IS NULL
+        OFFSET 0) m
 """)
 _NAMES = sa.text("""
-    SELECT resource_id, ref, name FROM links
-    WHERE tenant_id = :tenant AND provider_id = :via AND resource_id = ANY(:groups) AND kind = 'group'
-      AND gone_at IS NULL AND skipped IS NULL
+    SELECT l.* FROM unnest(CAST(:groups AS text[])) AS k(id) CROSS JOIN LATERAL (
+        SELECT resource_id, ref, name FROM links
+        WHERE tenant_id = :tenant AND provider_id = :via AND resource_id = k.id AND kind = 'group'
+          AND gone_at IS NULL AND skipped IS NULL OFFSET 0) l
 """)
 _GROUPS = sa.text("""
-    SELECT ref FROM links WHERE tenant_id = :tenant AND provider_id = :via AND kind = 'group'
-      AND resource_id IS NOT NULL AND skipped IS NULL AND ref = ANY(:refs)
+    SELECT l.ref FROM unnest(CAST(:refs AS text[])) AS k(ref) CROSS JOIN LATERAL (
+        SELECT ref FROM links
+        WHERE tenant_id = :tenant AND provider_id = :via AND ref = k.ref AND kind = 'group'
+          AND resource_id IS NOT NULL AND skipped IS NULL OFFSET 0) l
 """)
 _SAYS_MEMBER_OF = sa.text("""
     SELECT EXISTS (
@@ -132,7 +139,7 @@ def _pages(where: dict[str, str | None]) -> Iterator[list[Entry]]:
 def _members(where: dict[str, str | None], entries: Sequence[Entry]) -> Iterator[tuple[str, list[str | bytes]]]:
     """The member lists of the groups among the entries, in their order, one at a time."""
     groups = [entry.resource_id for entry in entries if entry.listing]
-    for group, rows in groupby(db.session().execute(_MEMBERS, {**where, "groups": groups}), itemgetter(0)):
+    for group, rows in groupby(db.session().execute(_MEMBERS, arrays({**where, "groups": groups})), itemgetter(0)):
         yield group, [raw for _, raw in rows]
 
 
@@ -141,15 +148,16 @@ def _restore_member_of(where: dict[str, str | None], entries: Sequence[Entry]) -
     session = db.session()
     refs = [entry.ref for entry in entries]
     resources = [entry.resource_id for entry in entries if entry.resource_id is not None]
-    rows = session.execute(_LISTED, {**where, "resources": resources, "refs": refs}).all()
-    named = session.execute(_NAMES, {**where, "groups": list({group for _, group in rows})})
+    rows = session.execute(_LISTED, arrays({**where, "resources": resources, "refs": refs})).all()
+    named = session.execute(_NAMES, arrays({**where, "groups": list({group for _, group in rows})}))
     names = {group: (ref, name) for group, ref, name in named}
     listed: dict[str, dict[str, str | bytes]] = defaultdict(dict)
     for member, group in rows:
         if group in names:
             listed[member].update([names[group]])
     said = [{_ref(value): value for value in _member_of(entry.attributes)[1]} for entry in entries]
-    known = set(session.execute(_GROUPS, {**where, "refs": list({ref for refs in said for ref in refs})}).scalars())
+    told = list({ref for refs in said for ref in refs})
+    known = set(session.execute(_GROUPS, arrays({**where, "refs": told})).scalars())
     for entry, values in zip(entries, said, strict=True):
         name, _ = _member_of(entry.attributes)
         now = listed[entry.ref]
