@@ -53,7 +53,7 @@ db = SQLAlchemy(metadata=Base.metadata, session_options={"class_": HouseSession}
 def connect(app: Flask, *, url: str, platform_url: str, statement_timeout_ms: int = 5_000, pool_size: int = 8) -> None:
     """Give the app its two engines: the application role's, and the platform role's for `platform_scope` only."""
     timeouts = (
-        f"-c statement_timeout={statement_timeout_ms} -c lock_timeout=5000 "
+        f"-c jit=off -c statement_timeout={statement_timeout_ms} -c lock_timeout=5000 "
         f"-c idle_in_transaction_session_timeout={max(60_000, statement_timeout_ms)}"
     )
     engine: dict[str, Any] = {
