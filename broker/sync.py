@@ -29,11 +29,8 @@ from .db import db, unit
 from .directory import Directory, Loss, Outcome, Skip
 from .errors import Conflict, NotFound
 from .models import IdentityProvider, SyncRun, SyncSkip
-from .removals import approve, reject
 
-__all__ = ["LEASE", "SyncProgress", "approve", "pull", "reject"]
-
-LEASE = timedelta(seconds=20)
+LEASE = timedelta(seconds=10)
 """A run that has not committed a page for this long is taken for dead."""
 KEPT_SKIPS = 10_000
 """Skipped records a run keeps with their reasons; all of them are counted."""

@@ -231,8 +231,8 @@ def test_the_lease_of_a_run_that_died_is_waited_for(acme: Upstream):
 
 
 def test_waiting_ends_when_the_holder_shows_that_it_lives(acme: Upstream, monkeypatch: pytest.MonkeyPatch):
-    lease(acme, "20 seconds")
-    monkeypatch.setattr(sync.time, "sleep", lambda _: lease(acme, "20 seconds"))
+    lease(acme, "10 seconds")
+    monkeypatch.setattr(sync.time, "sleep", lambda _: lease(acme, "10 seconds"))
     with pytest.raises(Conflict, match="under way"):
         acme.read(people(1), patience=60)
 
