@@ -394,8 +394,11 @@ def change(
     """
     last: dict[tuple[str, str], Ref | None] = {}
     for group, delta in deltas:
-        last.update({(group, ref_key(member.key)): None for member in delta.remove})
-        last.update({(group, ref_key(member.key)): member for member in delta.add})
+        for member in delta.remove:
+            last[group, ref_key(member.key)] = None
+        for member in delta.add:
+            last.pop((group, ref_key(member.key)), None)
+            last[group, ref_key(member.key)] = member
     session = db.session()
     where = {"tenant": tenant, "via": via}
     held: dict[str, list[Leaving]] = {}
