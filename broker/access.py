@@ -60,7 +60,9 @@ FROM found, LATERAL (
            ) END AS held
     FROM tenants t, LATERAL (
         SELECT p.user_id AS principal, u.name,
-               u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now()) AS usable,
+               u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now())
+                   AND NOT EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = p.tenant_id AND l.resource_id = u.id
+                                   AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL) AS usable,
                p.revoked_at, p.expires_at, p.scopes, p.audiences, false AS allow_password
         FROM personal_access_tokens p
         JOIN resources u ON u.tenant_id = p.tenant_id AND u.id = p.user_id

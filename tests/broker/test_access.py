@@ -16,6 +16,7 @@ from broker.errors import AuthenticationRequired, Forbidden, NotFound, TokenExpi
 from broker.models import (
     Group,
     IdentityProvider,
+    Link,
     Membership,
     PersonalAccessToken,
     RoleAssignment,
@@ -139,6 +140,31 @@ def test_a_disabled_removed_or_outlived_user_is_refused_on_the_next_request(
     alter(User, id=user_id, **change)
     with pytest.raises(AuthenticationRequired):
         access.authenticate(bearer(secret))
+
+
+def test_somebody_disabled_upstream_is_refused_while_the_disable_itself_is_held(world: World) -> None:
+    user_id = make_user(world.acme)
+    secret = pat(world.acme, user_id)
+    provider_id = make_provider(world.acme)
+    with directory_writes(), platform_scope() as session:
+        session.add(
+            Link(
+                tenant_id=world.acme.tenant_id,
+                provider_id=provider_id,
+                key="k",
+                resource_id=user_id,
+                kind="user",
+                name="CN=a",
+                ref="cn=a",
+                digest=b"",
+                quiet_digest=b"",
+            )
+        )
+    assert access.authenticate(f"Bearer {secret}").id == user_id
+    with directory_writes(), platform_scope() as session:
+        session.execute(sa.update(Link).where(Link.resource_id == user_id).values(active=False))
+    with pytest.raises(AuthenticationRequired):
+        access.authenticate(f"Bearer {secret}")
 
 
 def test_tokens_of_a_suspended_tenant_are_refused(world: World) -> None:
