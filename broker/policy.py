@@ -214,7 +214,7 @@ def may_grant(actor: Actor, role: str, scope_id: str | None, where: Where) -> bo
     if super_admin(actor, where):
         return True
     if role == "tenant_admin":
-        return partner_admin(actor, where) or tenant_admin(actor, where)
+        return scope_id == where.tenant_id and (partner_admin(actor, where) or tenant_admin(actor, where))
     if role == "partner_admin":
         return scope_id == where.partner_id and partner_admin(actor, where)
     return False
