@@ -28,6 +28,8 @@ OUR_AUDIENCE = "scaikey"
 DEFAULT_LIFE = timedelta(days=90)
 LONGEST_LIFE = timedelta(days=366)
 LONGEST_LIFE_FOR_OTHERS = timedelta(days=30)
+LEEWAY = timedelta(minutes=1)
+"""Between the clocks of who asks for the longest life and ours."""
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 43
@@ -70,7 +72,7 @@ def mint_pat(
     now = datetime.now(UTC)
     expires_at = expires_at or now + min(DEFAULT_LIFE, longest)
     errors: dict[str, list[str]] = {}
-    if not now < expires_at <= now + longest + timedelta(minutes=1):
+    if not now < expires_at <= now + longest + LEEWAY:
         errors["expires_at"] = [f"Must be in the future and at most {longest.days} days away."]
     if unknown := sorted(set(scopes) - set(SCOPES)):
         errors["scopes"] = [f"Unknown: {', '.join(unknown)}. Known are {', '.join(SCOPES)}."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from flask import Response, request
@@ -12,7 +12,7 @@ from broker import access, credentials
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import NAME, Shape, auto_field, fields, take
 from broker.context import current_actor
-from broker.db import current_scope
+from broker.db import current_scope, db
 from broker.doors import About
 from broker.errors import Forbidden, NotFound, ValidationFailed
 from broker.models import PersonalAccessToken
@@ -73,15 +73,19 @@ def create_token() -> Response:
     """
     actor, values = current_actor(), take(TokenShape, body())
     user_id = values.pop("user_id", actor.id)
-    longest: timedelta = credentials.LONGEST_LIFE
+    longest, made_by = credentials.LONGEST_LIFE, actor.id
     if not _own(user_id):
         _check_width(user_id, Action.TOKEN_FOR_OTHERS_WRITE)
         longest = credentials.LONGEST_LIFE_FOR_OTHERS
+    elif (shown := _lent()) is not None:
+        # Else the limit on tokens for others would be none: such a token begets one that lasts, in its holder's name.
+        longest = shown.expires_at - datetime.now(UTC) - credentials.LEEWAY
+        made_by = shown.created_by or actor.id
     carried = actor.scopes | ({"scaikey:read"} if "scaikey:write" in actor.scopes else set())
     scopes = values.setdefault("scopes", ["scaikey:read"])
     if not set(scopes) & set(credentials.SCOPES) <= carried:
         raise Forbidden("A token cannot give a scope it does not carry itself")
-    token, secret = credentials.mint_pat(user_id, longest=longest, created_by=actor.id, **values)
+    token, secret = credentials.mint_pat(user_id, longest=longest, created_by=made_by, **values)
     return created(TokenShape, token, f"/personal-access-tokens/{token.id}", token=secret)
 
 
@@ -111,6 +115,13 @@ def revoke_token(token_id: str) -> Response:
 def _own(user_id: str) -> bool:
     actor = current_actor()
     return user_id == actor.id and actor.tenant_id == current_scope().tenant_id
+
+
+def _lent() -> PersonalAccessToken | None:
+    """The token that was shown, when somebody else made it for its holder."""
+    actor = current_actor()
+    shown = db.session().get(PersonalAccessToken, (actor.tenant_id, actor.credential_id))
+    return shown if shown is not None and shown.created_by not in (None, shown.user_id) else None
 
 
 def _token(token_id: str, own: Action, of_others: Action) -> PersonalAccessToken:

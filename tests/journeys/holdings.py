@@ -26,11 +26,17 @@ from broker.models import (
     Application,
     Base,
     Delivery,
+    Domain,
     HeldRemoval,
+    IdentityProvider,
     Link,
     LinkRecord,
+    Partner,
     PersonalAccessToken,
+    Resource,
     RoleAssignment,
+    ScimTarget,
+    ScimToken,
     SettingValue,
     SyncRun,
     SyncSkip,
@@ -146,7 +152,22 @@ def build(app: Flask, platform: Scope) -> Realm:
             session.get_one(Tenant, realm["hooli"].tenant_id).status = "suspended"
         register(realm, realm.holdings.values())
         _people(realm)
+        register(realm, [realm["platform"]])
     return realm
+
+
+def demolish(realm: Realm) -> None:
+    """Leave nothing behind that a worker would still have to do."""
+    platform = realm.holdings.pop("platform")
+    with realm.app.app_context(), directory_writes(), platform_scope() as session:
+        mine = [holding.tenant_id for holding in realm.holdings.values()]
+        theirs = [id for name, id in realm.partners.items() if name != "platform"]
+        session.execute(sa.delete(SettingValue).where(SettingValue.owner_id.in_([*mine, *theirs, platform.tenant_id])))
+        session.execute(sa.delete(Tenant).where(Tenant.id.in_(mine)))
+        session.execute(sa.delete(Partner).where(Partner.id.in_(theirs)))
+        made = [id for id, owner in realm.owner.items() if owner in ("platform", "global application")]
+        for model in (ScimTarget, Application, IdentityProvider, Domain, ScimToken, Resource):
+            session.execute(sa.delete(model).where(model.tenant_id == platform.tenant_id, model.id.in_(made)))
 
 
 def _mark() -> str:

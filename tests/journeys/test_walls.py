@@ -71,8 +71,10 @@ NOBODY: Mapping[str, str] = {
 
 
 @pytest.fixture(scope="module")
-def realm(web: Flask, platform: Scope) -> Realm:
-    return holdings.build(web, platform)
+def realm(web: Flask, platform: Scope) -> Iterator[Realm]:
+    built = holdings.build(web, platform)
+    yield built
+    holdings.demolish(built)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,11 @@ def upgrade() -> None:
         deeds = "SELECT, INSERT" if name in APPEND_ONLY else "SELECT, INSERT, UPDATE, DELETE"
         execute(f"GRANT {deeds} ON {name} TO scaikey_app")
         if name not in SHARED_TABLES:
-            execute(f"CREATE POLICY tenant ON {name} USING (tenant_id = {TENANT}) WITH CHECK (tenant_id = {TENANT})")
+            written = f"tenant_id = {TENANT}"
+            if name == "application_access":
+                # Nobody helps himself to another tenant's application: that one is shared across the wall, from above.
+                written += f" AND owner_tenant_id = {TENANT}"
+            execute(f"CREATE POLICY tenant ON {name} USING (tenant_id = {TENANT}) WITH CHECK ({written})")
     execute("GRANT SELECT ON alembic_version TO scaikey_app, scaikey_platform")
     execute("GRANT SELECT ON tenants, partners, setting_values TO scaikey_app")
     execute("GRANT INSERT, UPDATE, DELETE ON setting_values TO scaikey_app")
