@@ -160,11 +160,12 @@ def demolish(realm: Realm) -> None:
     """Leave nothing behind that a worker would still have to do."""
     platform = realm.holdings.pop("platform")
     with realm.app.app_context(), directory_writes(), platform_scope() as session:
-        mine = [holding.tenant_id for holding in realm.holdings.values()]
-        theirs = [id for name, id in realm.partners.items() if name != "platform"]
-        session.execute(sa.delete(SettingValue).where(SettingValue.owner_id.in_([*mine, *theirs, platform.tenant_id])))
-        session.execute(sa.delete(Tenant).where(Tenant.id.in_(mine)))
-        session.execute(sa.delete(Partner).where(Partner.id.in_(theirs)))
+        partners_ = [id for name, id in realm.partners.items() if name != "platform"]
+        tenants_ = session.scalars(sa.select(Tenant.id).where(Tenant.partner_id.in_(partners_))).all()
+        owners = [*partners_, *tenants_, platform.tenant_id]
+        session.execute(sa.delete(SettingValue).where(SettingValue.owner_id.in_(owners)))
+        session.execute(sa.delete(Tenant).where(Tenant.id.in_(tenants_)))
+        session.execute(sa.delete(Partner).where(Partner.id.in_(partners_)))
         made = [id for id, owner in realm.owner.items() if owner in ("platform", "global application")]
         for model in (ScimTarget, Application, IdentityProvider, Domain, ScimToken, Resource):
             session.execute(sa.delete(model).where(model.tenant_id == platform.tenant_id, model.id.in_(made)))
