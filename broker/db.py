@@ -263,17 +263,20 @@ def name_tenant(session: Session, transaction: SessionTransaction, connection: C
         connection.exec_driver_sql("SELECT set_config('scaikey.tenant', %s, true)", (scope.tenant_id,))
 
 
+_DIRECTORY = frozenset(
+    table.name
+    for table in (mapper.local_table for mapper in Base.registry.mappers if issubclass(mapper.class_, DirectoryOwned))
+    if isinstance(table, sa.Table)
+)
+
+
 @event.listens_for(HouseSession, "do_orm_execute")
 def add_tenant_condition(state: ORMExecuteState) -> None:
     scope = scope_of(state.session)
-    mapper = state.bind_mapper
-    if (
-        (state.is_insert or state.is_update or state.is_delete)
-        and mapper is not None
-        and issubclass(mapper.class_, DirectoryOwned)
-        and not _writing_directory.get()
-    ):
-        raise WallError(f"{mapper.class_.__name__} is written by broker.directory alone")
+    if state.is_insert or state.is_update or state.is_delete:
+        table = getattr(state.statement, "table", None)
+        if table is not None and table.name in _DIRECTORY and not _writing_directory.get():
+            raise WallError(f"{table.name} is written by broker.directory alone")
     tenant_id = scope.tenant_id
     if tenant_id is None or state.is_column_load or not (state.is_select or state.is_update or state.is_delete):
         return
