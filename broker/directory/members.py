@@ -119,6 +119,21 @@ _LEAVE = sa.text(f"""
 _DROP = sa.text(f"WITH {_WANTED} DELETE FROM memberships m WHERE {_UNWANTED} RETURNING m.group_id, m.member_id")  # noqa: S608
 
 
+_CARRYING = sa.text("""
+    WITH RECURSIVE carriers(id) AS (
+        SELECT principal_id FROM role_assignments WHERE tenant_id = :tenant AND principal_id >= 'grp_'
+            AND principal_id < 'grp`'
+        UNION SELECT m.member_id FROM carriers c JOIN memberships m ON m.tenant_id = :tenant AND m.group_id = c.id
+            AND m.member_id >= 'grp_' AND m.member_id < 'grp`')
+    SELECT id FROM carriers
+""")
+
+
+def carrying_roles(tenant: str, groups: Set[str]) -> Set[str]:
+    """Those of the groups whose members hold an administrator's role by it, directly or through groups above."""
+    return groups & set(db.session().execute(_CARRYING, {"tenant": tenant}).scalars())
+
+
 def write(
     tenant: str,
     via: str,
@@ -132,7 +147,8 @@ def write(
     """Make each group's members from this upstream exactly these, in this order; others' memberships stay.
 
     `known`: the groups that may have members already. Of these, one that would lose half of them, and more than
-    `floor`, gains the new ones but keeps the old: it is returned with what it would lose.
+    `floor`, gains the new ones but keeps the old: it is returned with what it would lose. So is one that carries an
+    administrator's role, whoever would leave it.
     """
     if not wanted:
         return {}
@@ -147,9 +163,10 @@ def write(
     gained = Counter(group for group, _, new in found if new)
     unresolved = Counter(group for group, member, new in found if new and member is None)
     held = {}
-    for group, rows, keys, ordinals in session.execute(_LOSING, {**values, "floor": floor}):
+    weighty = carrying_roles(tenant, known)
+    for group, rows, keys, ordinals in session.execute(_LOSING, {**values, "floor": 0 if weighty else floor}):
         lost, had = len(keys) - unresolved[group], rows - gained[group]
-        if lost > floor and 2 * lost >= had:
+        if lost > (0 if group in weighty else floor) and (group in weighty or 2 * lost >= had):
             held[group] = [Leaving(key, ordinal) for key, ordinal in zip(keys, ordinals, strict=True)]
     if uncertain := sorted(unresolved.keys() & known - held.keys()):
         session.execute(_LEAVE, {**values, **arrays({"dropping": uncertain}), "run": run_no})
@@ -390,7 +407,7 @@ def change(
 ) -> dict[str, list[Leaving]]:
     """Incremental changes of groups' members from one upstream, the last word on each member; new ones go to the end.
 
-    A group that would lose half of its members keeps them, as in `write`.
+    A group that would lose half of its members, or one that carries a role, keeps them, as in `write`.
     """
     last: dict[tuple[str, str], Ref | None] = {}
     for group, delta in deltas:
@@ -407,10 +424,11 @@ def change(
         groups, keys = (list(column) for column in zip(*removing, strict=True))
         found = session.execute(_FOUND, arrays({**where, "groups": groups, "keys": keys})).all()
         going: dict[str, list[Leaving]] = {}
+        weighty = carrying_roles(tenant, set(groups))
         for group, had, found_keys, ordinals in found:
             leaving = [Leaving(key, ordinal) for key, ordinal in zip(found_keys, ordinals, strict=True)]
             halved = len(leaving) > floor and 2 * len(leaving) >= had
-            (held if halved else going)[group] = leaving
+            (held if halved or group in weighty else going)[group] = leaving
         shrink(tenant, via, going, tally)
     adding = [(group, key, member.raw) for (group, key), member in last.items() if member is not None]
     if adding:

@@ -81,8 +81,9 @@ def linked(tenant: str, via: str) -> dict[str, int]:
 
 
 def administrators_among(tenant: str, losses: Sequence[Loss]) -> set[int]:
-    """Links of people who hold an admin role, directly or through groups, and of groups that carry one."""
-    numbers = [loss.link_no for loss in losses if loss.action != "shrink"]
+    """Links of people who hold an admin role, directly or through groups, and of groups that carry one: whoever leaves
+    such a group is an administrator no more."""
+    numbers = [loss.link_no for loss in losses]
     return set(db.session().execute(_ADMINISTRATORS, {"tenant": tenant, "nos": numbers}).scalars())
 
 

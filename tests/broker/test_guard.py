@@ -150,6 +150,19 @@ def test_who_is_an_administrator_through_nested_groups_is_not_taken_away_either(
     assert run.status == "held"
 
 
+def test_an_administrator_by_group_who_leaves_with_the_membership_is_held_too(acme: Upstream):
+    everybody = people(60)
+    inner, outer = group(1, everybody[:5]), group(2)
+    outer[1]["member"] = [inner[0]]
+    acme.read([*everybody, inner, outer])
+    appoint(acme, "g0002")
+    before = acme.present()
+    run = acme.read(without([*everybody, inner, outer], "p0000"))
+    assert run.status == "held"
+    assert "administrator" in run.hold_reason
+    assert untouched(acme, before)
+
+
 def appoint(upstream: Upstream, name: str) -> None:
     principal = upstream.id_of(name)
     with unit(upstream.scope) as session:
