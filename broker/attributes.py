@@ -2,12 +2,10 @@
 
 A line says our name, the SCIM path and the AD name; the default mapping, the filter compiler, the value index, the SCIM
 extension schemas and the quiet values all come from it. What nobody declared is kept verbatim in `Link.record` and
-rendered
-as the extension's typed overflow.
+rendered as the extension's typed overflow.
 
 A SCIM path here is a flat key: `userName`, `name.givenName`, `emails[type eq "work"].value`, `<urn>:department`. Flat
-keys are the
-grain of ownership; `directory.mapping` nests them into a document.
+keys are the grain of ownership; `directory.mapping` nests them into a document.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Who may do what: one table of actions, one function that decides.
 
 A rule is a set of alternatives; each says whether an actor may act somewhere. Checks name the deed, never the role.
-What an
-actor may not even see is NotFound, what he sees but may not change is Forbidden. Credentials narrow roles:
-an action needs both the role and the scope of the token that was shown.
+What an actor may not even see is NotFound, what he sees but may not change is Forbidden. Credentials narrow roles: an
+action needs both the role and the scope of the token that was shown.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The product's settings, by level.
 
-A setting is declared once, with its default, its check and its sentence. The value set nearest the tenant wins unless
-a level above
-locked it: platform → partner → tenant. The process's environment is `config`'s.
+A setting is declared once, with its default, its check and its sentence. The value set nearest the tenant wins unless a
+level above locked it: platform → partner → tenant. The process's environment is `config`'s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`python -m demo`: plays the story, prints how to look around, and stays up until Ctrl-C; `DEMO=once` ends with it."""
+"""`python -m demo`: plays the story, prints how to look around, and stays up until Ctrl-C; `DEMO=once` ends with it.
+
+The scenes are `story`'s, the machinery behind them `stage`'s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/applications`, with the tenants that may use each and the people and groups assigned."""
+"""`/applications`, with the tenants that may use each and the people and groups assigned.
+
+What must be true of an application, an access or an assignment whoever asks is `registry.applications`'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/domains`: what a tenant claims, and the claims somebody above has verified."""
+"""`/domains`: what a tenant claims, and the claims somebody above has verified.
+
+The rules of names, and that one tenant has a verified one, are `registry.domains`'.
+"""
 
 from __future__ import annotations
 

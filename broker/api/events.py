@@ -1,4 +1,7 @@
-"""`/events`: the audit log of a tenant, newest first; as JSON pages or as one stream of lines."""
+"""`/events`: the audit log of a tenant, newest first; as JSON pages or as one stream of lines.
+
+What is recorded, and when, is `broker.events`'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/identity-providers`: the upstreams of a tenant, their configuration, and a readable verdict on it."""
+"""`/identity-providers`: the upstreams of a tenant, their configuration, and a readable verdict on it.
+
+What a kind has to be told is its connector's; runs are `sync_runs`'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/partners`: made and limited by super admins, seen by their own admins."""
+"""`/partners`: made and limited by super admins, seen by their own admins.
+
+Slugs, and the home tenant that comes with each, are `registry.partners`'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/personal-access-tokens`: one's own, and those an administrator makes for a principal of his scope."""
+"""`/personal-access-tokens`: one's own, and those an administrator makes for a principal of his scope.
+
+Their form, digests and longest lives are `broker.credentials`'; what one opens is `broker.policy`'s.
+"""
 
 from __future__ import annotations
 

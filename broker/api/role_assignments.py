@@ -1,4 +1,7 @@
-"""`/role-assignments`: who administers the tenant at hand, its partner, or the platform."""
+"""`/role-assignments`: who administers the tenant at hand, its partner, or the platform.
+
+Who may hold a role, where, and who may give it is `registry.roles`'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/scim-targets`: the SCIM receivers of a tenant's applications, what is owed to them and what they have."""
+"""`/scim-targets`: the SCIM receivers of a tenant's applications, what is owed to them and what they have.
+
+The target's row is `registry.targets`'; sending is `scim.push`'s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`/scim-tokens`: the credentials with which upstreams push people into a tenant."""
+"""`/scim-tokens`: the credentials with which upstreams push people into a tenant.
+
+Their form and digests are `broker.credentials`'; what one may touch is `scim.storage`'s.
+"""
 
 from __future__ import annotations
 

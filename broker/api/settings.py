@@ -1,4 +1,7 @@
-"""Settings at three levels. The value set nearest the tenant wins unless a level above locked it."""
+"""Settings at three levels. The value set nearest the tenant wins unless a level above locked it.
+
+Which settings there are, their checks and their defaults are `broker.settings`'.
+"""
 
 from __future__ import annotations
 

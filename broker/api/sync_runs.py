@@ -1,4 +1,7 @@
-"""`/sync-runs`: what each run read, changed and skipped, and the removals it held for a person to decide."""
+"""`/sync-runs`: what each run read, changed and skipped, and the removals it held for a person to decide.
+
+Runs are `broker.sync`'s; judging, holding and carrying out removals is `broker.removals`'.
+"""
 
 from __future__ import annotations
 

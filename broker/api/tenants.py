@@ -1,4 +1,7 @@
-"""`/tenants`: made within a partner's limit, suspended, deleted for good after the slug is repeated."""
+"""`/tenants`: made within a partner's limit, suspended, deleted for good after the slug is repeated.
+
+Limits, slugs, and what goes with a tenant that goes, are `registry.tenants`'.
+"""
 
 from __future__ import annotations
 

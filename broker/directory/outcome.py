@@ -1,4 +1,7 @@
-"""What a page of changes came to: counts, records that were not taken, and what waits for the guard."""
+"""What a page of changes came to: counts, records that were not taken, and what waits for the guard.
+
+Filled by the modules that write pages and take away; whether a loss is carried out is `broker.removals`'.
+"""
 
 from __future__ import annotations
 

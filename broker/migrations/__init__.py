@@ -1,8 +1,7 @@
 """The schema's history, and the one way to bring a database to its head.
 
-Revisions carry the tables, the row-level security, the grants and the SECURITY DEFINER functions. They run as the
-owner role,
-under an advisory lock: safe to run twice and from two machines at once.
+Revisions carry the tables, the row-level security, the grants and the SECURITY DEFINER functions. They run as the owner
+role, under an advisory lock: safe to run twice and from two machines at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The tables. A stored field and its type are said here and nowhere else."""
+"""The tables. A stored field and its type are said here and nowhere else.
+
+Nothing here acts: who writes which table is said in the table's own module.
+"""
 
 from .applications import (
     Application,

@@ -1,8 +1,7 @@
 """Tokens people and machines show, and the roles people hold.
 
 Token secrets are 256-bit random and stored as SHA-256 only; their digests are unique in the platform, because a token
-is found
-before its tenant is known. `broker.credentials` writes tokens, `broker.registry` role assignments.
+is found before its tenant is known. `broker.credentials` writes tokens, `broker.registry` role assignments.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The directory: people, groups, units, who belongs where, and what each upstream said.
 
-One row per resource: hot columns that are matched, sorted or acted on, the canonical SCIM document as bytes
-(without `meta.location`, `groups`, `members` and the rendered AD overflow), a version. Memberships are rows, never an
-array in a
-document. A removed resource keeps its row (`removed_at`): the same upstream key revives the same one.
-All of it is written by `broker.directory` alone.
+One row per resource: hot columns that are matched, sorted or acted on, the canonical SCIM document as bytes (without
+`meta.location`, `groups`, `members` and the rendered AD overflow), a version. Memberships are rows, never an array in a
+document. A removed resource keeps its row (`removed_at`): the same upstream key revives the same one. All of it is
+written by `broker.directory` alone.
 """
 
 from __future__ import annotations

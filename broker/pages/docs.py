@@ -1,4 +1,7 @@
-"""`/docs`: the API reference, made on the server from the OpenAPI document."""
+"""`/docs`: the API reference, made on the server from the OpenAPI document.
+
+What is described, and how, is `broker.openapi`'s; this only lays it out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The door of the pages: their headers, their style sheets, and a plain page for every refusal."""
+"""The door of the pages: their headers, their style sheets, and a plain page for every refusal.
+
+Which pages there are is the neighbouring modules'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Domains a tenant claims: a token to publish, and at most one tenant in the platform whose claim is verified."""
+"""Domains a tenant claims: a token to publish, and at most one tenant in the platform whose claim is verified.
+
+Who may verify one by hand is the door's question.
+"""
 
 from __future__ import annotations
 
