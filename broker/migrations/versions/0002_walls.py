@@ -78,7 +78,7 @@ def upgrade() -> None:
     execute("CREATE STATISTICS resources_of_type (dependencies, ndistinct) ON tenant_id, type FROM resources")
     execute(
         "CREATE FUNCTION scaikey_refresh_statistics() RETURNS void LANGUAGE sql SECURITY DEFINER "
-        "SET search_path = pg_catalog, public AS $$ "
+        "SET search_path = pg_catalog, public, pg_temp AS $$ "
         "ANALYZE resources; ANALYZE resource_values; ANALYZE links; ANALYZE link_records; ANALYZE memberships; "
         "ANALYZE deliveries; ANALYZE target_resources; ANALYZE target_members; $$"
     )
@@ -102,7 +102,7 @@ def finder(signature: str, returns: str, body: str) -> None:
     execute = op.get_bind().exec_driver_sql
     execute(
         f"CREATE FUNCTION {signature} RETURNS {returns} LANGUAGE sql STABLE ROWS 1 SECURITY DEFINER "
-        f"SET search_path = pg_catalog, public AS $$ {body} $$"
+        f"SET search_path = pg_catalog, public, pg_temp AS $$ {body} $$"
     )
     execute(f"REVOKE ALL ON FUNCTION {signature_only(signature)} FROM PUBLIC")
     execute(f"GRANT EXECUTE ON FUNCTION {signature_only(signature)} TO scaikey_app, scaikey_platform")
