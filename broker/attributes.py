@@ -147,7 +147,7 @@ CATALOGUE: tuple[Attribute, ...] = (
     _ad("sam_account_name", "sAMAccountName", number=12),
     _ad("user_principal_name", "userPrincipalName", on=USERS, number=13),
     _ad("distinguished_name", "distinguishedName", "dn"),
-    _ad("manager_dn", "managerDN", "dn", USERS),
+    Attribute("manager_dn", "{ad}:managerDN", "manager", USERS, "dn"),
     _ad("primary_group_id", "primaryGroupID", "integer", USERS),
     _ad("user_account_control", "userAccountControl", "integer", USERS),
     _ad("group_type", "groupType", "integer"),

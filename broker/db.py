@@ -30,6 +30,8 @@ from .context import PLATFORM, Scope
 from .models import Application, ApplicationAccess, Base, DirectoryOwned, TenantOwned
 
 PLATFORM_BIND = "platform"
+CONNECT_TIMEOUT = 5
+"""Seconds until a database that does not answer counts as away."""
 
 _writing_directory: ContextVar[bool] = ContextVar("scaikey_writing_directory", default=False)
 
@@ -57,7 +59,12 @@ def connect(app: Flask, *, url: str, platform_url: str, statement_timeout_ms: in
         f"-c idle_in_transaction_session_timeout={max(60_000, statement_timeout_ms)}"
     )
     engine: dict[str, Any] = {
-        "connect_args": {"options": timeouts, "application_name": "scaikey"},
+        "connect_args": {
+            "options": timeouts,
+            "application_name": "scaikey",
+            "connect_timeout": CONNECT_TIMEOUT,
+        },
+        "hide_parameters": True,
         "pool_size": pool_size,
         "max_overflow": 4,
         "pool_timeout": 10,
@@ -143,9 +150,11 @@ def directory_writes() -> Iterator[None]:
 class _HotConnections:
     """Idle driver connections for `hot`: autocommit, statements prepared at once, their plans kept.
 
-    The engine's pool and result layers cost several times what these statements do. A connection that fails is
-    closed, and a
-    statement that fails on a connection that had gone stale is asked once more on a fresh one.
+    The engine's pool and result layers cost several times what these statements do. When the database has been away,
+    all
+    idle connections are stale: the first that shows it takes the others with it, and its statement is asked once more
+    on
+    a fresh one.
     """
 
     def __init__(self, engine: Engine, options: str) -> None:
@@ -154,39 +163,49 @@ class _HotConnections:
             **arguments,
             "options": f"{options} -c plan_cache_mode=force_generic_plan",
             "application_name": "scaikey",
+            "connect_timeout": CONNECT_TIMEOUT,
         }
         self._idle: deque[psycopg.Connection[Any]] = deque()
 
     def run(self, statement: LiteralString, parameters: Mapping[str, Any]) -> Sequence[Any]:
-        for attempt in (1, 2):
-            stale = True
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection, stale = self._connected(), False
-            try:
-                found = connection.execute(statement, parameters, prepare=True).fetchall()
-            except psycopg.OperationalError as error:
-                broken = connection.broken or connection.closed
-                if not broken:
-                    self._idle.append(connection)
-                if not (broken and stale and attempt == 1):
-                    raise DBAPIError.instance(
-                        statement, dict(parameters), error, psycopg.Error, connection_invalidated=broken
-                    ) from error
-            except psycopg.Error as error:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._ask(self._connected(), statement, parameters)
+        try:
+            return self._ask(connection, statement, parameters)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        self.close()
+        return self._ask(self._connected(), statement, parameters)
+
+    def _ask(
+        self, connection: psycopg.Connection[Any], statement: LiteralString, parameters: Mapping[str, Any]
+    ) -> Sequence[Any]:
+        try:
+            found = connection.execute(statement, parameters, prepare=True).fetchall()
+        except psycopg.Error as error:
+            raise self._failure(error, gone=connection.broken or connection.closed) from error
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            if not (connection.broken or connection.closed):
                 self._idle.append(connection)
-                raise DBAPIError.instance(statement, dict(parameters), error, psycopg.Error) from error
-            else:
-                self._idle.append(connection)
-                return found
-        raise AssertionError("unreachable")
+        return found
 
     def _connected(self) -> psycopg.Connection[Any]:
         try:
             return psycopg.connect(**self._arguments, autocommit=True, row_factory=namedtuple_row)
         except psycopg.OperationalError as error:
-            raise DBAPIError.instance("", {}, error, psycopg.Error, connection_invalidated=True) from error
+            raise self._failure(error, gone=True) from error
+
+    @staticmethod
+    def _failure(error: psycopg.Error, *, gone: bool) -> DBAPIError:
+        """The error as the engine would raise it, without the statement's values: they are people's."""
+        failure = DBAPIError.instance("", {}, error, psycopg.Error, hide_parameters=True, connection_invalidated=gone)
+        return cast(DBAPIError, failure)
 
     def close(self) -> None:
         while self._idle:

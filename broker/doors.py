@@ -244,6 +244,8 @@ def _problem_of_database(error: sqlalchemy.exc.DBAPIError) -> Problem:
         return ServiceUnavailable("The database does not answer in time", note=note, retry_after=1)
     if isinstance(cause, psycopg.errors.UniqueViolation):
         return Conflict("Such a resource exists already", note=note, scim_type="uniqueness")
+    if isinstance(cause, psycopg.errors.ForeignKeyViolation):
+        return Conflict("Something this refers to has just been removed", note=note)
     if isinstance(cause, psycopg.errors.DataError):
         return BadRequest("The request holds a value that cannot be stored", note=note, scim_type="invalidValue")
     log.error("unforeseen failure", exc_info=error, extra={"request_id": current_request_id()})

@@ -39,6 +39,13 @@ _ADMINISTRATORS = sa.text("""
             ON m.tenant_id = :tenant AND m.group_id = h.id AND m.member_id IS NOT NULL)
     SELECT l.no FROM links l JOIN holders h ON h.id = l.resource_id WHERE l.tenant_id = :tenant AND l.no = ANY(:nos)
 """)
+_REVOKE_ROLES = sa.text(
+    "DELETE FROM role_assignments WHERE tenant_id = :tenant AND principal_id = ANY(:ids) RETURNING id"
+)
+_REVOKE_TOKENS = sa.text("""
+    UPDATE personal_access_tokens SET revoked_at = now()
+    WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND revoked_at IS NULL RETURNING id
+""")
 _UNLINK = sa.text("""
     UPDATE links SET gone_at = now() WHERE tenant_id = :tenant AND provider_id = :via AND no = ANY(:nos)
       AND gone_at IS NULL AND (seen_run < :run OR no = ANY(:explicit))
@@ -166,8 +173,18 @@ def remove_rows(
         row.version += 1
         changes.add(f"{row.noun}.removed", row.type, row.id)
     rows.update(tenant, gone)
+    _end_privileges(tenant, ids, changes)
     members.forget(tenant, ids, tally)
     references.left(tenant, ids, via, changes)
+
+
+def _end_privileges(tenant: str, ids: Sequence[str], changes: Changes) -> None:
+    """Roles and tokens end with whoever held them: somebody who is revived is nobody's administrator."""
+    where = {"tenant": tenant, "ids": list(ids)}
+    for id in db.session().execute(_REVOKE_ROLES, where).scalars():
+        changes.add("role.revoked", "RoleAssignment", id)
+    for id in db.session().execute(_REVOKE_TOKENS, where).scalars():
+        changes.add("personal_access_token.revoked", "PersonalAccessToken", id)
 
 
 def _disable(tenant: str, via: str, losses: Sequence[Loss], outcome: Outcome, changes: Changes) -> None:

@@ -22,7 +22,7 @@ from ..context import Scope
 from ..db import current_scope, db, directory_writes
 from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
-from ..models import IdentityProvider, Partner, Resource, Tenant
+from ..models import IdentityProvider, Resource
 from . import layers, mapping, members, names, references, removal, rows
 from .apply import PageOfChanges
 from .documents import MANAGER, PARENT, Values, apart, differing, flattened, parse, stored_extras, with_typed
@@ -57,6 +57,9 @@ _LAYERS = sa.text("""
 _USERS = sa.text("""
     SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
       AND user_type IS DISTINCT FROM 'ServiceAccount'
+""")
+_LIMIT = sa.text("""
+    SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
 """)
 _LOCK_ROOM = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
 _TARGETS = {
@@ -350,18 +353,19 @@ class Directory:
     def _room(self) -> int | None:
         """How many more users the tenant may have; None where the partner sets no limit. Others who ask wait."""
         session = db.session()
-        limit = session.execute(
-            sa.select(Partner.max_users_per_tenant).where(Partner.id == _partner_of(self.tenant))
-        ).scalar()
+        limit = self._limit()
         if limit is None:
             return None
         session.execute(_LOCK_ROOM, {"tenant": self.tenant})
         return max(0, limit - int(session.execute(_USERS, {"tenant": self.tenant}).scalar_one()))
 
+    def _limit(self) -> int | None:
+        return db.session().execute(_LIMIT, {"tenant": self.tenant}).scalar()
+
     def _check_room(self) -> None:
         room = self._room()
         if room is not None and room <= 0:
-            raise LimitExceeded("max_users_per_tenant: the tenant has as many users as its partner allows")
+            raise LimitExceeded(f"max_users_per_tenant is {self._limit()}, and the tenant has as many users")
 
     def _check_members(self, group_id: str, wanted: Sequence[str]) -> None:
         strangers = members.unknown(self.tenant, wanted)
@@ -419,10 +423,6 @@ def _one_name_each() -> Iterator[None]:
 
 def _taken() -> Conflict:
     return Conflict("The userName belongs to somebody else", scim_type="uniqueness")
-
-
-def _partner_of(tenant: str) -> sa.ScalarSelect[Any]:
-    return sa.select(Tenant.partner_id).where(Tenant.id == tenant).scalar_subquery()
 
 
 def _member_ids(document: Mapping[str, Any]) -> list[str]:

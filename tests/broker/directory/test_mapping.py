@@ -207,6 +207,11 @@ def test_default_mapping_speaks_scim() -> None:
     }
 
 
+def test_the_managers_dn_is_shown_though_nobody_here_has_it() -> None:
+    values = values_of([], userPrincipalName="ann", manager="CN=Boss,DC=elsewhere")
+    assert values[f"{AD_USER}:managerDN"] == "CN=Boss,DC=elsewhere"
+
+
 def test_names_fall_back_in_order() -> None:
     assert values_of([], sAMAccountName="ann", cn="Ann")["userName"] == "ann"
     assert values_of([], uid="ann")["userName"] == "ann"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from broker import ids
+from broker import credentials, ids
 from broker.attributes import ENTERPRISE
 from broker.directory import EXPLICIT, Loss, members_lost
-from broker.models import HeldRemoval, Resource, ResourceValue, RoleAssignment, SyncRun
+from broker.models import HeldRemoval, PersonalAccessToken, Resource, ResourceValue, RoleAssignment, SyncRun
 from connectors.port import Gone
 
 from .conftest import Tenant, Upstream, dn, group, other, ou, person
@@ -213,6 +213,22 @@ def test_administrators_are_found_directly_and_through_nested_groups(acme: Tenan
     assert found == admins and found < numbers.keys()
     with ad.open() as (directory, _):
         assert directory.administrators_among([]) == set()
+
+
+def test_roles_and_tokens_end_with_whoever_held_them(acme: Tenant, ad: Upstream) -> None:
+    ad.apply(person("ann"))
+    ann = ad.resource("key-ann")
+    assign(acme, ann)
+    with acme.open():
+        credentials.mint_pat(ann, name="x")
+    ad.pass_over()
+    ad.pass_over(person("ann"))
+    assert ad.resource("key-ann") == ann and acme.row(ann).removed_at is None
+    with acme.open() as session:
+        assert session.scalars(sa.select(RoleAssignment)).all() == []
+        (token,) = session.scalars(sa.select(PersonalAccessToken))
+        assert token.revoked_at is not None
+    assert {"role.revoked", "personal_access_token.revoked"} <= {event.name for event in acme.news()}
 
 
 def test_held_removal_is_forgotten_when_the_record_is_back(acme: Tenant, ad: Upstream) -> None:
