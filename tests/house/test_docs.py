@@ -71,6 +71,21 @@ def test_every_command_named_exists(path: Path) -> None:
     assert unknown == []
 
 
+def test_every_command_is_explained() -> None:
+    named = {tuple(words) for path in DOCUMENTS for words in commands_in(path.read_text())}
+    unnamed = [path for path in paths_of(cli) if not any(words[: len(path)] == path for words in named)]
+    assert unnamed == []
+
+
+def paths_of(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command that does something."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from paths_of(command, (*above, name))
+        else:
+            yield (*above, name)
+
+
 def commands_in(text: str) -> Iterator[list[str]]:
     """What follows `scaikey` in code, up to the first word that is no name of a command."""
     for code in re.findall(r"```[^\n]*\n(.*?)```|`([^`\n]+)`", text, re.DOTALL):

@@ -214,8 +214,13 @@ class Matrix:
             where = {"token": principal.token, "place": place_named, "way": way}
             if not template.names_things:
                 if template.method == "GET":
-                    looking = compose(template, **where, path=NOBODY)
+                    every = "limit=200" if template.route.deed.about.listed else ""
+                    looking = compose(template, **where, path=NOBODY, query=every)
                     yield Case(principal, template, looking, shown, refused=not template.served)
+                if template.rule == "/events":
+                    lines = (("Accept", "application/x-ndjson"),)
+                    looking = compose(template, **where, path=NOBODY, query="limit=5", headers=lines)
+                    yield Case(principal, template, looking, shown, refused=False)
                 for query, nothing in self._queries(template, strangers):
                     looking = compose(template, **where, path=NOBODY, query=query)
                     twin = compose(template, **where, path=NOBODY, query=nothing)
@@ -295,6 +300,12 @@ class Matrix:
                 named = () if partner_id is None else (("X-Partner-ID", partner_id),)
                 ask = compose(template, token=principal.token, place=None, way="", path=NOBODY, headers=named)
                 yield Case(principal, template, ask, shown, refused=not allowed)
+            for thing in [*self.realm.partners.values(), *(one.slug for one in self.realm.holdings.values())]:
+                name = "partner_id" if thing.startswith("prt_") else "slug"
+                if name in template.route.deed.about.query:
+                    query = urlencode({name: thing, "limit": 200})
+                    ask = compose(template, token=principal.token, place=None, way="", path=NOBODY, query=query)
+                    yield Case(principal, template, ask, shown, refused=not allowed)
         for name, partner_id in self.realm.partners.items():
             if template.method == "POST" and (role, name) not in {
                 ("super_admin", "one"),
