@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from broker import ids, running
 from broker.db import db
 from broker.errors import Conflict, NotAvailable, ValidationFailed
-from broker.models import IdentityProvider
+from broker.models import IdentityProvider, ScimToken
 from broker.registry.changes import assign, tell
 from broker.settings import SETTINGS
 from connectors import kinds
@@ -58,16 +58,22 @@ def update(provider: IdentityProvider, values: Mapping[str, Any]) -> list[str]:
 
 
 def remove(provider: IdentityProvider) -> None:
-    """Raises Conflict while it has given us people, groups or units: their values would have no owner left."""
-    linked = db.session().execute(
+    """Raises Conflict while it has given us people, groups or units, whose values would have no owner left, and while a
+    SCIM token provisions in its name. Revoked tokens are kept without it: they are history."""
+    session = db.session()
+    linked = session.execute(
         sa.text("SELECT 1 FROM links WHERE tenant_id = :tenant AND provider_id = :provider LIMIT 1"),
         {"tenant": provider.tenant_id, "provider": provider.id},
     )
     if linked.first() is not None:
         raise Conflict("The provider still has linked records: disable it instead")
+    named = ScimToken.identity_provider_id == provider.id
+    if session.scalar(sa.select(ScimToken.id).where(named, ScimToken.revoked_at.is_(None)).limit(1)) is not None:
+        raise Conflict("A SCIM token still provisions for the provider: revoke it first")
+    session.execute(sa.update(ScimToken).where(named).values(identity_provider_id=None))
     tell("identity_provider.removed", "IdentityProvider", provider.id, {"name": provider.name})
-    db.session().delete(provider)
-    db.session().flush()
+    session.delete(provider)
+    session.flush()
 
 
 def full_config(provider: IdentityProvider) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from broker import ids
 from broker.db import directory_writes, platform_scope
-from broker.models import IdentityProvider, Link
+from broker.models import IdentityProvider, Link, ScimToken
 from tests.casting import Caller, Cast, code
 
 PATH = "/identity-providers"
@@ -135,3 +135,16 @@ def test_strangers_see_no_provider(cast: Cast) -> None:
         assert code(caller.delete(path)) == (404, "not_found")
         assert code(caller.post(f"{path}/test")) == (404, "not_found")
         assert code(caller.post(f"{path}/sync")) == (404, "not_found")
+
+
+def test_a_provider_stays_while_a_token_provisions_for_it(cast: Cast) -> None:
+    provider = make(cast.acme_admin, name="Named by a token")
+    path = f"{PATH}/{provider['id']}"
+    body = {"name": "hr", "identity_provider_id": provider["id"]}
+    token = cast.acme_admin.post("/scim-tokens", body).get_json()
+    assert code(cast.acme_admin.delete(path)) == (409, "conflict")
+    assert cast.acme_admin.delete(f"/scim-tokens/{token['id']}").status_code == 204
+    assert cast.acme_admin.delete(path).status_code == 204
+    with platform_scope() as session:
+        kept = session.query(ScimToken).filter_by(id=token["id"]).one()
+        assert kept.revoked_at is not None and kept.identity_provider_id is None
