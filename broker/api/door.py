@@ -63,7 +63,11 @@ def nothing() -> Response:
 
 def show(shape: type[Schema], row: object, status: int = 200, **besides: Any) -> Response:
     """One resource with its ETag; `besides` is told this once and is not part of it."""
-    shown = shape().dump(row)
+    return tagged(shape().dump(row), status, **besides)
+
+
+def tagged(shown: Mapping[str, Any], status: int = 200, **besides: Any) -> Response:
+    """An answer with the ETag of what it shows; `besides` is not part of it."""
     response = json({**shown, **besides}, status)
     response.set_etag(_digest(shown))
     return response
@@ -77,8 +81,13 @@ def created(shape: type[Schema], row: object, path: str, **besides: Any) -> Resp
 
 def check_if_match(shape: type[Schema], row: object) -> None:
     """Raises PreconditionFailed when the caller has seen another state than the row's."""
-    wanted = request.if_match
-    if request.headers.get("If-Match") and not wanted.contains_weak(_digest(shape().dump(row))):
+    if request.headers.get("If-Match"):
+        check_seen(shape().dump(row))
+
+
+def check_seen(shown: Mapping[str, Any]) -> None:
+    """Raises PreconditionFailed when `If-Match` names another state than this."""
+    if request.headers.get("If-Match") and not request.if_match.contains_weak(_digest(shown)):
         raise PreconditionFailed
 
 

@@ -15,7 +15,7 @@ from broker import access
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import Object, Shape, Text, auto_field, fields, one_of, take, take_changes
 from broker.doors import About
-from broker.errors import NotAvailable
+from broker.errors import NotAvailable, ValidationFailed
 from broker.models import Delivery, ScimTarget, TargetResource
 from broker.policy import Action
 from broker.registry import targets as registry
@@ -112,7 +112,10 @@ def list_targets() -> Response:
 )
 def create_target() -> Response:
     """Provision an application: people and groups in its reach are pushed from now on."""
-    target = registry.create(_available(take(TargetShape, body())))
+    values = _available(take(TargetShape, body()))
+    if values.get("status") == "quarantined":
+        raise ValidationFailed(errors={"status": ["Must be one of: active, paused."]})
+    target = registry.create(values)
     return created(TargetShape, target, f"/scim-targets/{target.id}")
 
 
@@ -154,6 +157,7 @@ def remove_target(target_id: str) -> Response:
 def resume_target(target_id: str) -> Response:
     """Leave pause or quarantine, and say what becomes of held removals."""
     target = access.fetch(ScimTarget, target_id, to=Action.TARGET_WRITE, lock=True)
+    check_if_match(TargetShape, target)
     registry.resume(target, take(ResumeShape, body()).get("removals"))
     return show(TargetShape, target)
 

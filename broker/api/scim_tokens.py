@@ -12,7 +12,7 @@ from broker import access, credentials
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import NAME, Shape, auto_field, fields, one_of, take
 from broker.doors import About
-from broker.errors import NotFound
+from broker.errors import NotAvailable, NotFound
 from broker.models import ScimToken
 from broker.policy import Action
 
@@ -50,7 +50,10 @@ def list_scim_tokens() -> Response:
 )
 def create_scim_token() -> Response:
     """Make an inbound SCIM credential. `token` is shown in this answer only."""
-    token, secret = credentials.mint_scim_token(take(ScimTokenShape, body()))
+    values = take(ScimTokenShape, body())
+    if values.get("mode") == "strict":
+        raise NotAvailable(errors={"mode": ["Available: tolerant."]})
+    token, secret = credentials.mint_scim_token(values)
     return created(ScimTokenShape, token, f"/scim-tokens/{token.id}", token=secret)
 
 

@@ -6,13 +6,15 @@ Which settings there are, their checks and their defaults are `broker.settings`'
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import sqlalchemy as sa
 from flask import Response
 
 from broker import access, settings
-from broker.api.door import api, body, json
+from broker.api.door import api, body, check_seen, tagged
 from broker.context import PLATFORM, Scope
-from broker.db import current_scope
+from broker.db import current_scope, db
 from broker.doors import About
 from broker.models import Partner
 from broker.policy import Action
@@ -40,25 +42,26 @@ _TAKEN = {
 }
 
 
-def _shown(scope: Scope) -> Response:
-    return json(
-        {
-            name: {
-                "value": found.value,
-                "source": found.source,
-                "locked_by": found.locked_by,
-                "description": settings.SETTINGS[name].doc,
-            }
-            for name, found in settings.all_of(scope).items()
+def _shown(scope: Scope) -> dict[str, Any]:
+    return {
+        name: {
+            "value": found.value,
+            "source": found.source,
+            "locked_by": found.locked_by,
+            "description": settings.SETTINGS[name].doc,
         }
-    )
+        for name, found in settings.all_of(scope).items()
+    }
 
 
 def _change(scope: Scope, resource_type: str, resource_id: str, log: Callable[[], str | None]) -> Response:
+    # What a level holds is many rows and, at first, none: who compares them waits for who changes them.
+    db.session().execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(resource_id, 0))))
+    check_seen(_shown(scope))
     changed = settings.change(scope, body())
     if changed:
         tell("settings.changed", resource_type, resource_id, changed, tenant_id=log())
-    return _shown(scope)
+    return tagged(_shown(scope))
 
 
 @api.route(
@@ -66,7 +69,7 @@ def _change(scope: Scope, resource_type: str, resource_id: str, log: Callable[[]
 )
 def read_platform_settings() -> Response:
     """The settings as they hold for the whole platform."""
-    return _shown(PLATFORM)
+    return tagged(_shown(PLATFORM))
 
 
 @api.route(
@@ -93,7 +96,7 @@ def _partner(partner_id: str, action: Action) -> tuple[Partner, Scope]:
 )
 def read_partner_settings(partner_id: str) -> Response:
     """The settings as they hold for a partner."""
-    return _shown(_partner(partner_id, Action.PARTNER_SETTINGS_READ)[1])
+    return tagged(_shown(_partner(partner_id, Action.PARTNER_SETTINGS_READ)[1]))
 
 
 @api.route(
@@ -112,7 +115,7 @@ def change_partner_settings(partner_id: str) -> Response:
 @api.route("/tenants/<tenant_id>/settings", action=Action.SETTINGS_READ, about=About(gives=_DESCRIBED))
 def read_tenant_settings(tenant_id: str) -> Response:
     """The settings as they hold for a tenant."""
-    return _shown(current_scope())
+    return tagged(_shown(current_scope()))
 
 
 @api.route(

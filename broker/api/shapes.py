@@ -56,7 +56,13 @@ class Whole(fields.Integer):
 
 
 class Instant(fields.AwareDateTime):
-    """A moment in RFC 3339, shown in UTC."""
+    """A moment in RFC 3339, taken and shown in UTC."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
+        try:
+            return super()._deserialize(value, attr, data, **options).astimezone(UTC)
+        except OverflowError:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **options: Any) -> str | None:
         return None if value is None else value.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -98,7 +104,7 @@ def one_of(*choices: str) -> validate.OneOf:
 def take(shape: type[Schema], body: Mapping[str, Any]) -> dict[str, Any]:
     """The checked values of a new resource. Raises ValidationFailed, NotAvailable."""
     schema = shape()
-    given = _without_later(shape, body)
+    given = _without_later(schema, body)
     wrong = {name: ["Is read-only."] for name in given if _read_only(schema, name)}
     return _loaded(schema, given, wrong)
 
@@ -106,7 +112,7 @@ def take(shape: type[Schema], body: Mapping[str, Any]) -> dict[str, Any]:
 def take_changes(shape: type[Schema], row: object, body: Mapping[str, Any]) -> dict[str, Any]:
     """The checked values of a change. What is fixed or read-only may be sent back as it was shown."""
     schema = shape(partial=True)
-    given, kept, wrong = _without_later(shape, body), {}, {}
+    given, kept, wrong = _without_later(schema, body), {}, {}
     fixed: frozenset[str] = getattr(shape, "FIXED", frozenset())
     closed = {name for name in given if name in fixed or _read_only(schema, name)}
     shown = schema.dump(row) if closed else {}
@@ -123,12 +129,17 @@ def _read_only(schema: Schema, name: str) -> bool:
     return known is not None and known.dump_only
 
 
-def _without_later(shape: type[Schema], body: Mapping[str, Any]) -> dict[str, Any]:
-    later: frozenset[str] = getattr(shape, "LATER", frozenset())
+def _without_later(schema: Schema, body: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    later: frozenset[str] = getattr(schema, "LATER", frozenset())
     asked = sorted(name for name in body if name in later and body[name] not in (None, False, [], {}))
     if asked:
-        raise NotAvailable(errors={name: ["Is not available."] for name in asked})
-    return {name: value for name, value in body.items() if name not in later}
+        raise NotAvailable(errors={f"{path}{name}": ["Is not available."] for name in asked})
+    given = {name: value for name, value in body.items() if name not in later}
+    for name, value in given.items():
+        field = schema.fields.get(name)
+        if isinstance(field, fields.Nested) and isinstance(value, dict):
+            given[name] = _without_later(field.schema, value, f"{path}{name}.")
+    return given
 
 
 def _loaded(schema: Schema, given: Mapping[str, Any], wrong: dict[str, list[str]]) -> dict[str, Any]:

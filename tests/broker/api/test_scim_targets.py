@@ -181,3 +181,18 @@ def test_strangers_see_no_target_and_the_application_stays(cast: Cast) -> None:
     assert code(in_use) == (409, "conflict")
     assert cast.acme_admin.delete(path).status_code == 204
     assert cast.acme_admin.delete(f"/applications/{target['application_id']}").status_code == 204
+
+
+def test_a_target_begins_active_or_paused(cast: Cast) -> None:
+    assert make(cast.acme_admin, status="paused")["status"] == "paused"
+    refused = cast.acme_admin.post(PATH, new(cast.acme_admin, status="quarantined"))
+    assert code(refused) == (422, "validation_failed") and set(refused.get_json()["errors"]) == {"status"}
+
+
+def test_resuming_heeds_if_match(cast: Cast) -> None:
+    path = f"{PATH}/{make(cast.acme_admin)['id']}"
+    before = cast.acme_admin.get(path).headers["ETag"]
+    paused = cast.acme_admin.patch(path, {"status": "paused"}).headers["ETag"]
+    stale = cast.acme_admin.post(f"{path}/resume", headers={"If-Match": before})
+    assert code(stale) == (412, "precondition_failed")
+    assert cast.acme_admin.post(f"{path}/resume", headers={"If-Match": paused}).get_json()["status"] == "active"

@@ -93,3 +93,16 @@ def test_each_level_belongs_to_its_own(cast: Cast) -> None:
     assert code(cast.super_admin.get("/partners/prt_none/settings")) == (404, "not_found")
     home = f"/tenants/{cast.home.tenant_id}/settings"
     assert cast.partner_admin.patch(home, body).status_code == 200
+
+
+def test_settings_have_an_etag_and_heed_if_match(cast: Cast) -> None:
+    for caller, path in (
+        (cast.acme_admin, f"/tenants/{cast.acme.tenant_id}/settings"),
+        (cast.partner_admin, f"/partners/{cast.world.partner_id}/settings"),
+    ):
+        before = caller.get(path).headers["ETag"]
+        changed = caller.patch(path, {"session_timeout": 7300}, headers={"If-Match": before})
+        assert changed.status_code == 200 and changed.headers["ETag"] == caller.get(path).headers["ETag"] != before
+        stale = caller.patch(path, {"session_timeout": None}, headers={"If-Match": before})
+        assert code(stale) == (412, "precondition_failed")
+        assert caller.patch(path, {"session_timeout": None}).headers["ETag"] == before

@@ -137,10 +137,10 @@ def test_own_tokens_live_where_their_owner_does(cast: Cast) -> None:
 
 
 def test_scim_tokens_are_shown_once_and_provision_one_tenant(cast: Cast) -> None:
-    made = cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "strict", "expires_at": days(10)})
+    made = cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "tolerant", "expires_at": days(10)})
     assert made.status_code == 201
     token = made.get_json()
-    assert token["token"].startswith("sks_") and token["mode"] == "strict" and not token["allow_password"]
+    assert token["token"].startswith("sks_") and token["mode"] == "tolerant" and not token["allow_password"]
     assert "token" not in cast.acme_admin.get(f"/scim-tokens/{token['id']}").get_json()
     bearer = {"Authorization": f"Bearer {token['token']}"}
     assert cast.client.get(f"/scim/v2/{cast.acme.slug}/Users", headers=bearer).status_code == 200
@@ -175,3 +175,16 @@ def test_a_scim_token_makes_no_tokens_and_sees_no_administration(cast: Cast) -> 
 def test_wrong_scim_token_fields_are_named(cast: Cast, fields: dict[str, Any], wrong: str) -> None:
     refused = cast.acme_admin.post("/scim-tokens", {"name": "hr", **fields})
     assert code(refused) == (422, "validation_failed") and list(refused.get_json()["errors"]) == [wrong]
+
+
+def test_the_strict_mode_is_not_available(cast: Cast) -> None:
+    refused = cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "strict"})
+    assert code(refused) == (422, "not_available") and set(refused.get_json()["errors"]) == {"mode"}
+    assert code(cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "loose"})) == (422, "validation_failed")
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"])
+def test_a_moment_beyond_the_calendar_is_not_valid(cast: Cast, moment: str) -> None:
+    for path in ("/scim-tokens", PATH):
+        refused = cast.acme_admin.post(path, {"name": "hr", "expires_at": moment})
+        assert code(refused) == (422, "validation_failed") and set(refused.get_json()["errors"]) == {"expires_at"}
