@@ -99,11 +99,16 @@ def export_file(file: Path, slug: str, provider_id: str | None, as_json: bool) -
 @click.argument("provider_id")
 @dry_run_option
 @click.option("--full", is_flag=True, help="Read everything, not only what changed.")
-def run_sync(provider_id: str, dry_run: bool, full: bool) -> None:
+@json_option
+def run_sync(provider_id: str, dry_run: bool, full: bool, as_json: bool) -> None:
     """Read a live upstream."""
     with _ready():
         _scope_of_provider(provider_id)
-    _refuse(f"not available: {provider_id} reads exported files; import one with `scaikey scim import`")
+    problem = f"{provider_id} reads exported files; import one with `scaikey scim import`"
+    if not as_json:
+        _refuse(f"not available: {problem}")
+    _line("not_available", problem=problem)
+    sys.exit(2)
 
 
 def _refuse(line: str) -> NoReturn:

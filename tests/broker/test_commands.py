@@ -139,3 +139,10 @@ def test_an_import_while_another_runs_is_refused(scaikey: Command, acme: Upstrea
     write(acme.file, people(1))
     status, _, errors = scaikey("scim", "import", "--provider", acme.provider_id, acme.file)
     assert (status, "Another run of this provider is under way" in errors) == (2, True)
+
+
+def test_a_live_run_is_not_available_in_json_either(scaikey: Command, acme: Upstream):
+    status, out, errors = scaikey("sync", "run", acme.provider_id, "--json")
+    told = json.loads(out)
+    assert (status, errors, told["event"]) == (2, "", "not_available")
+    assert acme.provider_id in told["problem"]
