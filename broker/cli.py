@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -25,8 +26,10 @@ from broker.config import Config, ConfigError
 from broker.context import Scope, acting, system
 from broker.db import connect, db, platform_scope, unit
 from broker.directory import Directory
+from broker.errors import Problem
 from broker.models import PersonalAccessToken, User
 from broker.registry import changes, partners, roles
+from broker.vault import VaultError
 
 BOOTSTRAP_LIFE = timedelta(days=30)
 
@@ -63,8 +66,11 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (ConfigError, StartRefused, embedded.ServicesFailed, supervisor.CannotRun) as error:
+    except (ConfigError, StartRefused, embedded.ServicesFailed, supervisor.CannotRun, VaultError) as error:
         _fail(str(error))
+    except Problem as problem:
+        wrong = [f"{name}: {text}" for name, texts in problem.errors.items() for text in texts]
+        _fail("; ".join([problem.detail, *wrong]))
     except sa.exc.OperationalError as error:
         _fail(f"database: {str(error.orig).splitlines()[0]}")
 
@@ -132,6 +138,8 @@ def migrate() -> None:
 @click.option("--reset", is_flag=True, help="Revoke the tokens of earlier bootstraps and make a new one.")
 def bootstrap(email: str, as_json: bool, reset: bool) -> None:
     """Make the first super admin and a platform token, once."""
+    if not (email.isprintable() and re.fullmatch(r"[^@\s]+@[^@\s]+", email)):
+        _fail("--email must be an e-mail address")
     with running_app(), acting(system("bootstrap")):
         base_url = running.config().base_url
         made = first_administrator(email, reset=reset)

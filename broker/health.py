@@ -17,13 +17,15 @@ import sqlalchemy as sa
 from flask import Response
 
 from broker import migrations, running
-from broker.db import PLATFORM_BIND, db
+from broker.db import CONNECT_TIMEOUT, db, platform_scope
 from broker.doors import About, Door
 from broker.errors import NotFound, Problem
 from broker.models import Delivery, PlatformFact, SyncRun
 from broker.policy import Action
 
 KEY_FACT = "vault_key"
+OLDEST_POSTGRESQL = 18
+"""The first whose `casefold` and `pg_unicode_fast` fold names as we do."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def examination() -> list[Verdict]:
         ("database", _database),
         ("application role", _application_role),
         ("platform role", _platform_role),
+        ("owner role", _owner_role),
         ("migrations", _migrations),
         ("key", key_check),
         ("clock", _clock),
@@ -104,7 +107,12 @@ def _ask(name: str, check: Callable[[], Verdict]) -> Verdict:
 
 def _database() -> Verdict:
     with db.engine.connect() as connection:
-        number = connection.exec_driver_sql("SHOW server_version").scalar_one()
+        number, comparable = connection.exec_driver_sql(
+            "SELECT current_setting('server_version'), current_setting('server_version_num')::int"
+        ).one()
+    if comparable < OLDEST_POSTGRESQL * 10_000:
+        mend = f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed."
+        return Verdict("database", False, f"PostgreSQL {number} is too old", mend)
     return Verdict("database", True, f"PostgreSQL {number}")
 
 
@@ -154,23 +162,47 @@ def _application_role() -> Verdict:
 
 
 def _platform_role() -> Verdict:
-    with db.engines[PLATFORM_BIND].connect() as connection:
-        role = connection.exec_driver_sql(_ROLE).one()
+    with platform_scope() as session:
+        role = session.execute(sa.text(_ROLE)).one()
     if role.rolsuper or role.owns or not role.rolbypassrls:
         found = f"{role.rolname} has other rights than the platform role"
         return Verdict("platform role", False, found, "Give SCAIKEY_PLATFORM_DATABASE_URL the role scaikey_platform.")
     return Verdict("platform role", True, f"{role.rolname} spans tenants and owns nothing")
 
 
+_FOREIGN_TABLES = """
+    SELECT current_user, count(c.oid) FROM pg_roles r LEFT JOIN (
+        pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'public' AND c.relkind IN ('r', 'p')
+    ) ON c.relowner <> r.oid
+    WHERE r.rolname = current_user
+"""
+
+
+def _owner_role() -> Verdict:
+    engine = sa.create_engine(
+        running.config().owner_database_url or "",
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT},
+        hide_parameters=True,
+    )
+    with engine.connect() as connection:
+        name, foreign = connection.exec_driver_sql(_FOREIGN_TABLES).one()
+    if foreign:
+        mend = "Give SCAIKEY_OWNER_DATABASE_URL the role scaikey_owner."
+        return Verdict("owner role", False, f"{name} does not own {foreign} of the tables", mend)
+    return Verdict("owner role", True, f"{name} owns the tables")
+
+
 def key_check() -> Verdict:
     """Whether our key is the one this database's secrets are sealed under; the first to ask says which that is."""
     own = running.vault().key_id
     fact = sa.select(PlatformFact.value).where(PlatformFact.name == KEY_FACT)
-    with db.engines[PLATFORM_BIND].begin() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO platform_facts (name, value) VALUES (%s, %s) ON CONFLICT DO NOTHING", (KEY_FACT, own)
+    with platform_scope() as session:
+        session.execute(
+            sa.text("INSERT INTO platform_facts (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING"),
+            {"name": KEY_FACT, "value": own},
         )
-        kept = connection.execute(fact).scalar_one()
+        kept = session.execute(fact).scalar_one()
     if bytes(kept) == own:
         return Verdict("key", True, f"the key {own.hex()} is the one secrets are sealed under")
     found = f"secrets are sealed under the key {bytes(kept).hex()}, and ours is {own.hex()}"
@@ -189,11 +221,13 @@ def _clock() -> Verdict:
 
 
 def _providers() -> Verdict:
-    with db.engines[PLATFORM_BIND].connect() as connection:
-        count, stuck = connection.exec_driver_sql(
-            "SELECT count(*), count(*) FILTER (WHERE enabled AND (SELECT r.status FROM sync_runs r "
-            "WHERE r.tenant_id = p.tenant_id AND r.provider_id = p.id ORDER BY r.no DESC LIMIT 1) = 'failed') "
-            "FROM identity_providers p"
+    with platform_scope() as session:
+        count, stuck = session.execute(
+            sa.text(
+                "SELECT count(*), count(*) FILTER (WHERE enabled AND (SELECT r.status FROM sync_runs r "
+                "WHERE r.tenant_id = p.tenant_id AND r.provider_id = p.id ORDER BY r.no DESC LIMIT 1) = 'failed') "
+                "FROM identity_providers p"
+            )
         ).one()
     if stuck:
         return Verdict("providers", False, f"the last run of {stuck} of {count} failed", "See /api/v1/sync-runs.")
@@ -207,8 +241,8 @@ def _metrics() -> str:
 def _lines() -> Iterator[str]:
     yield "# TYPE scaikey_build_info gauge"
     yield f'scaikey_build_info{{version="{version("scaikey")}"}} 1'
-    with db.engines[PLATFORM_BIND].connect() as connection:
+    with platform_scope() as session:
         for name, status in (("scaikey_deliveries", Delivery.status), ("scaikey_sync_runs", SyncRun.status)):
             yield f"# TYPE {name} gauge"
-            for counted in connection.execute(sa.select(status, sa.func.count()).group_by(status)):
+            for counted in session.execute(sa.select(status, sa.func.count()).group_by(status)):
                 yield f'{name}{{status="{counted[0]}"}} {counted[1]}'

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from broker import app as assembly
@@ -17,7 +18,9 @@ from broker.config import Config
 from broker.context import Scope
 from broker.db import unit
 from broker.embedded import Services
+from broker.errors import ValidationFailed
 from broker.models import Event, PersonalAccessToken, SyncRun
+from broker.vault import VaultError
 from tests.casting import Caller, Cast, code
 from tests.conftest import World, make_provider
 
@@ -112,7 +115,7 @@ def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run, monkeyp
     monkeypatch.setattr(health, "_providers", lambda: health.Verdict("providers", True, "not asked"))
     status, out, _ = scaikey("doctor")
     assert status == 0 and "broken" not in out
-    for name in ("database", "application role", "platform role", "migrations", "key", "clock", "valkey"):
+    for name in ("database", "application role", "platform role", "owner role", "migrations", "key", "clock", "valkey"):
         assert name in out
     status, out, _ = scaikey("doctor", REDIS_URL="redis://127.0.0.1:1/0")
     assert status == 1 and out.count("broken") == 1
@@ -136,6 +139,8 @@ def test_the_doctor_sees_a_provider_whose_last_run_failed(app: Flask, world: Wor
     [
         (("doctor",), {"SCAIKEY_BASE_URL": "nonsense"}, "SCAIKEY_BASE_URL"),
         (("bootstrap",), {"SCAIKEY_SECRET_KEY": base64.b64encode(bytes(32)).decode()}, "SCAIKEY_SECRET_KEY"),
+        (("bootstrap", "--email", " "), {}, "--email"),
+        (("bootstrap", "--email", "ada"), {}, "--email"),
         (("bootstrap",), {"DATABASE_URL": "postgresql://scaikey_app:x@127.0.0.1:1/scaikey"}, "database"),
     ],
 )
@@ -150,3 +155,40 @@ def test_an_unknown_command_is_refused(scaikey: Run) -> None:
     assert scaikey("conquer")[0] == 2
     status, out, _ = scaikey("--version")
     assert status == 0 and out.startswith("scaikey ")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "line"),
+    [
+        (ValidationFailed("No", errors={"userName": ["Is taken."]}), "scaikey: No; userName: Is taken.\n"),
+        (VaultError("a sealed value is damaged"), "scaikey: a sealed value is damaged\n"),
+    ],
+)
+def test_a_refusal_is_one_line_and_two(
+    scaikey: Run, monkeypatch: pytest.MonkeyPatch, refusal: Exception, line: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(cli, "first_administrator", refuse)
+    assert scaikey("bootstrap") == (2, "", line)
+
+
+def test_an_older_postgresql_is_refused_with_one_line(scaikey: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "OLDEST_POSTGRESQL", 99)
+    status, out, err = scaikey("bootstrap")
+    assert (status, out) == (2, "") and err.startswith("scaikey: database: PostgreSQL ")
+    assert err.endswith(" is too old. PostgreSQL 99 or newer is needed.\n") and err.count("\n") == 1
+    status, out, _ = scaikey("doctor")
+    assert status == 1 and "is too old" in out
+
+
+def test_the_doctor_wants_the_owner_to_own_the_tables(
+    scaikey: Run, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_providers", lambda: health.Verdict("providers", True, "not asked"))
+    database = sa.make_url(services.owner_database_url).database
+    superuser = sa.make_url(services.superuser_database_url or "").set(database=database)
+    stranger = superuser.render_as_string(hide_password=False)
+    status, out, _ = scaikey("doctor", SCAIKEY_OWNER_DATABASE_URL=stranger)
+    assert status == 1 and out.count("broken") == 1 and "does not own" in out
