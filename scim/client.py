@@ -53,9 +53,15 @@ class Busy(TargetError):
 
 
 class Denied(TargetError):
-    """Our credential is not accepted (401), or does not suffice (403)."""
+    """Our credential is not accepted (401)."""
 
     again, everywhere = True, True
+
+
+class Forbidden(TargetError):
+    """403: our credential does not suffice for this resource, such as an account the receiver keeps from us."""
+
+    again = True
 
 
 class Closed(TargetError):
@@ -88,7 +94,7 @@ class Refused(TargetError):
 
 _KINDS: dict[int, type[TargetError]] = {
     401: Denied,
-    403: Denied,
+    403: Forbidden,
     404: Missing,
     405: Unsupported,
     408: Troubled,
