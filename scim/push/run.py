@@ -39,6 +39,7 @@ _WINDOW = 4 * CONNECTIONS
 """Works claimed at a time: enough to keep the connections busy, few enough to lose little to a kill."""
 _TARGETS = 16
 _ATTEMPTS = 5
+_STANDARD_PORTS = {"postgresql+psycopg": 5432, "redis": 6379, "rediss": 6379, "http": 80, "https": 443}
 _CLIENTS = "scaikey.push.clients"
 _OURS, _OURS_WAIT = "An error of ours; the log says which.", 60.0
 
@@ -258,10 +259,21 @@ def http_client(app: Flask, tenant_id: str) -> HttpClient:
 
 def egress(config: Config, tenant_id: str) -> Egress:
     """What connections made for this tenant may reach."""
-    urls = (config.base_url, config.database_url, config.redis_url)
-    ports = {urlsplit(url).port for url in urls if url is not None}
+    urls = (
+        config.base_url,
+        config.database_url,
+        config.owner_database_url,
+        config.platform_database_url,
+        config.redis_url,
+    )
     return Egress(
         loopback=config.allow_http_loopback,
         allowed=[(rule.network, rule.port) for rule in config.egress_allow if rule.tenant in ("*", tenant_id)],
-        own_ports=frozenset(port for port in ports if port is not None),
+        own_ports=frozenset(port for url in urls if url is not None and (port := _port(url)) is not None),
     )
+
+
+def _port(url: str) -> int | None:
+    """Where the server of this URL listens; None for a socket in the file system."""
+    parts = urlsplit(url)
+    return parts.port or _STANDARD_PORTS.get(parts.scheme)
