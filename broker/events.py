@@ -204,6 +204,7 @@ def _insert(owed: sa.Select[Any], tenant: str) -> pg.Insert:
             "status": "pending",
             "attempts": 0,
             "cursor": None,
+            "approved": False,
             "due_at": sa.func.now(),
             "updated_at": sa.func.now(),
         },

@@ -86,8 +86,6 @@ class ScimTarget(Stamped, TenantOwned, Base):
     removal_guard: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     status: Mapped[str] = mapped_column(server_default="active")
     status_reason: Mapped[str | None]
-    approved_removals_until: Mapped[Moment | None]
-    """Removals held at this target were approved by an administrator up to this moment."""
     postponed_until: Mapped[Moment | None]
     """It did not answer, or asked for time: nothing is sent before this moment."""
     postponements: Mapped[int] = mapped_column(server_default=text("0"))
@@ -140,7 +138,7 @@ class TargetMember(TenantOwned, Base):
 
 
 class TargetRemoval(TenantOwned, Base):
-    """A removal or disable the removal guard let pass at a target; counted over 24 hours, valid as long."""
+    """A removal or disable the removal guard let pass at a target; valid for 24 hours, and counted unless approved."""
 
     __tablename__ = "target_removals"
     __table_args__ = (
@@ -151,4 +149,5 @@ class TargetRemoval(TenantOwned, Base):
     no: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     target_id: Mapped[Key]
     resource_id: Mapped[Key]
+    approved: Mapped[bool] = mapped_column(server_default=text("false"))
     at: Mapped[Moment] = mapped_column(server_default=text("now()"))

@@ -60,7 +60,7 @@ class Delivery(TenantOwned, Base):
     lane: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     """0 expansions and departures, 1 people, 2 groups: members exist before the groups that name them."""
     status: Mapped[str] = mapped_column(server_default="pending")
-    """`pending`, `held` (the target's removal guard), `muted` (a held one that was rejected), `failed` (needs a change)."""
+    """`pending`, `held` (the target's removal guard), `muted` (held, then rejected), `failed` (needs a change)."""
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     failing_since: Mapped[Moment | None]
     """First of the failed attempts in a row; means nothing while `attempts` is 0."""
@@ -68,6 +68,8 @@ class Delivery(TenantOwned, Base):
     lease_until: Mapped[Moment | None]
     fence: Mapped[Big] = mapped_column(server_default=text("0"))
     cursor: Mapped[str | None]
+    approved: Mapped[bool] = mapped_column(server_default=text("false"))
+    """It was held, and an administrator released it; void as soon as the resource changes again."""
     problem: Mapped[str | None]
     owed_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[Moment] = mapped_column(server_default=text("now()"))

@@ -6,7 +6,6 @@ Writes the target's row and its sealed credential. What is owed to it, and what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -15,8 +14,8 @@ import sqlalchemy as sa
 from broker import ids, running
 from broker.config import is_loopback
 from broker.db import current_tenant, db
-from broker.errors import NotAvailable, ValidationFailed
-from broker.models import ApplicationAccess, Delivery, ScimTarget, TargetMember, TargetResource
+from broker.errors import Conflict, NotAvailable, ValidationFailed
+from broker.models import ApplicationAccess, Delivery, Resource, ScimTarget, TargetMember, TargetResource
 from broker.registry.changes import assign, check_web_url, tell
 from broker.settings import SETTINGS
 
@@ -39,7 +38,10 @@ def create(values: Mapping[str, Any]) -> ScimTarget:
 
 
 def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
-    """Change it. Pausing is a change of status; leaving a pause is `resume`'s."""
+    """Change it. Pausing is a change of status; leaving a pause is `resume`'s.
+
+    Raises Conflict for another base_url while somebody is still to be taken away at the present one.
+    """
     if values.get("status", target.status) not in ("paused", target.status):
         raise ValidationFailed(errors={"status": ["A target is set to paused here, and leaves that by resume."]})
     changed = assign(target, _checked(values))
@@ -65,16 +67,15 @@ def remove(target: ScimTarget) -> None:
 def resume(target: ScimTarget, removals: Literal["approve", "reject"] | None) -> None:
     """Leave pause or quarantine, and try again what failed.
 
-    Held removals are sent (`approve`), dropped and muted until they change (`reject`), or go on waiting (None).
+    Removals held at this moment are sent (`approve`), dropped and muted until they change (`reject`), or go on waiting
+    (None); those that were not judged yet are no part of the decision.
     """
     session = db.session()
-    now: datetime = session.scalars(sa.select(sa.func.now())).one()
     if removals is not None:
-        decided = _again() if removals == "approve" else {"status": "muted", "updated_at": now}
+        rejected = {"status": "muted", "updated_at": sa.func.now()}
+        decided = {**_again(), "approved": True} if removals == "approve" else rejected
         held = sa.update(Delivery).where(Delivery.target_id == target.id, Delivery.status == "held")
         session.execute(held.values(decided))
-    if removals == "approve":
-        target.approved_removals_until = now
     _try_again(target)
     target.status = "active"
     session.flush()
@@ -93,9 +94,45 @@ def _again() -> dict[str, Any]:
 
 
 def _forget_what_is_there(target: ScimTarget) -> None:
-    """Another address may be another receiver: everybody is looked for there before he is made."""
+    """Another address may be another receiver: everybody is looked for there before he is made.
+
+    Raises Conflict while anybody is still to be taken away at the old one: he would keep his account there unseen.
+    """
+    if db.session().scalar(sa.select(sa.exists(_leaving(target)))):
+        raise Conflict(
+            "People or groups are still to be taken away at the present base_url. Resume the target, decide over held "
+            "removals, and wait until they are sent; or remove the target and make another."
+        )
     for remembered in (TargetResource, TargetMember):
         db.session().execute(sa.delete(remembered).where(remembered.target_id == target.id))
+
+
+def _leaving(target: ScimTarget) -> sa.Select[str]:
+    """Whoever is usable at the target and shall not be; not those whose removal an administrator rejected."""
+    live = Resource.removed_at.is_(None) & sa.or_(
+        Resource.type == "Group",
+        Resource.active & sa.or_(Resource.active_until.is_(None), Resource.active_until > sa.func.now()),
+    )
+    departure = sa.or_(Delivery.status == "held", (Delivery.lane == 0) & Delivery.status.in_(("pending", "failed")))
+    return (
+        sa.select(TargetResource.resource_id)
+        .outerjoin(
+            Resource, (Resource.tenant_id == TargetResource.tenant_id) & (Resource.id == TargetResource.resource_id)
+        )
+        .outerjoin(
+            Delivery,
+            (Delivery.tenant_id == TargetResource.tenant_id)
+            & (Delivery.target_id == TargetResource.target_id)
+            & (Delivery.resource_id == TargetResource.resource_id)
+            & (Delivery.task == "push"),
+        )
+        .where(
+            TargetResource.target_id == target.id,
+            TargetResource.state.in_(("creating", "present")),
+            sa.or_(departure, sa.not_(sa.func.coalesce(live, False))),
+            Delivery.status.is_distinct_from("muted"),
+        )
+    )
 
 
 def bearer_token(target: ScimTarget) -> str:

@@ -25,14 +25,14 @@ from .work import Target, Work
 _DAY = "24 hours"
 
 _DONE = sa.text(f"""
-    SELECT count(*) FILTER (WHERE at > coalesce(CAST(:approved AS timestamptz), '-infinity')) AS done,
+    SELECT count(*) FILTER (WHERE NOT approved) AS done,
            coalesce(array_agg(resource_id) FILTER (WHERE resource_id = ANY(:ids)), '{{}}') AS passed
     FROM target_removals
     WHERE tenant_id = :tenant AND target_id = :target AND at > now() - interval '{_DAY}'
 """)  # noqa: S608 - constant text
 _LET_PASS = sa.text("""
-    INSERT INTO target_removals (tenant_id, target_id, resource_id, at)
-    SELECT :tenant, :target, u.id, coalesce(CASE WHEN u.approved THEN CAST(:at AS timestamptz) END, now())
+    INSERT INTO target_removals (tenant_id, target_id, resource_id, approved)
+    SELECT :tenant, :target, u.id, u.approved
     FROM unnest(CAST(:ids AS text[]), CAST(:approved AS boolean[])) AS u(id, approved)
 """)
 _OLD = sa.text(f"""
@@ -52,8 +52,8 @@ def let_pass(target: Target, works: Sequence[Work]) -> list[Work]:
     session.execute(sa.select(ScimTarget.id).where(ScimTarget.id == target.id).with_for_update())
     place = {"tenant": target.tenant, "target": target.id}
     ids = [work.resource_id for work in works]
-    done, passed = session.execute(_DONE, {**place, "ids": ids, "approved": target.approved_until}).one()
-    approved = {work.resource_id for work in works if _is_approved(target, work)}
+    done, passed = session.execute(_DONE, {**place, "ids": ids}).one()
+    approved = {work.resource_id for work in works if work.approved}
     asking = [work for work in works if work.resource_id not in approved and work.resource_id not in passed]
     held: set[str] = set()
     if asking:
@@ -62,16 +62,8 @@ def let_pass(target: Target, works: Sequence[Work]) -> list[Work]:
     new = [work.resource_id for work in passing if work.resource_id not in passed]
     if new:
         session.execute(_OLD, place)
-        session.execute(
-            _LET_PASS,
-            {**place, "ids": new, "approved": [id in approved for id in new], "at": target.approved_until},
-        )
+        session.execute(_LET_PASS, {**place, "ids": new, "approved": [id in approved for id in new]})
     return passing
-
-
-def _is_approved(target: Target, work: Work) -> bool:
-    """An administrator released it, and nothing about it has changed since."""
-    return target.approved_until is not None and work.owed_anew <= target.approved_until
 
 
 def _judge(target: Target, asking: Sequence[Work], done: int) -> set[str]:
@@ -100,7 +92,7 @@ def _judge(target: Target, asking: Sequence[Work], done: int) -> set[str]:
 
 
 def _waiting(target: Target) -> list[tuple[str, str]]:
-    """Everything owed or held that would be taken away, but for what was let pass already: (id, kind)."""
+    """Everything owed or held that would be taken away, but for what was approved or let pass already: (id, kind)."""
     here = reached(target.tenant, target).cte("here")
     there = TargetResource
     passed = sa.exists(
@@ -111,7 +103,6 @@ def _waiting(target: Target) -> list[tuple[str, str]]:
             TargetRemoval.at > sa.func.now() - sa.cast(_DAY, pg.INTERVAL),
         )
     )
-    approved = sa.false() if target.approved_until is None else Delivery.updated_at <= target.approved_until
     statement = (
         sa.select(Delivery.resource_id, sa.func.lower(Delivery.resource_type))
         .join(
@@ -128,7 +119,7 @@ def _waiting(target: Target) -> list[tuple[str, str]]:
             Delivery.status.in_(("pending", "held")),
             losing(target, here, there),
             sa.not_(passed),
-            sa.not_((Delivery.status == "pending") & approved),
+            sa.not_(Delivery.approved),
         )
     )
     return [(id, kind) for id, kind in db.session().execute(statement)]

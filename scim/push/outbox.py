@@ -50,7 +50,7 @@ _CLAIM = sa.text("""
     WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = due.resource_type
       AND d.resource_id = due.resource_id AND d.task = due.task
     RETURNING d.resource_type, d.resource_id, d.task, d.generation, d.fence, d.attempts, d.cursor, d.lane,
-              d.updated_at
+              d.approved
 """)
 _GIVEN = """
     unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:tasks AS text[]), CAST(:fences AS bigint[]),
@@ -178,7 +178,7 @@ def claim(target: Target, limit: int) -> list[Work]:
             row.fence,
             row.attempts,
             row.cursor,
-            row.updated_at,
+            row.approved,
             deed="expand" if row.task == "expand" else "nothing",
         )
         for row in ordered

@@ -181,7 +181,8 @@ def losing(target: Target, here: sa.FromClause, there: sa.FromClause | type[Targ
 def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
     """Owe one page of differences between the target's reach and what is there; returns where to go on, or None.
 
-    What could not be made is left until it changes; what is held or muted stays so, unless it should be there again.
+    What could not be made is left until it changes; what is held, muted or approved stays so, unless it should be
+    there again.
     """
     here = reached(tenant, target).cte("here")
     there = (
@@ -195,7 +196,7 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
     back = here.c.id.is_not(None) & here.c.up
     differs = sa.or_(
         back & queued.status.is_distinct_from("failed") & there.c.state.is_distinct_from("present"),
-        back & queued.status.in_(("held", "muted")),
+        back & sa.or_(queued.status.in_(("held", "muted")), queued.approved),
         losing(target, here, there) & sa.or_(queued.status.is_(None), queued.status.in_(("pending", "failed"))),
     )
     page = (
@@ -229,6 +230,8 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
                 "generation": Delivery.generation + 1,
                 "status": "pending",
                 "problem": None,
+                # Nobody is released for another leaving than the one that was seen.
+                "approved": Delivery.approved & (insert.excluded.lane == FIRST),
                 "updated_at": sa.func.now(),
             },
         )

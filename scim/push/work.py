@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -38,7 +37,6 @@ class Target:
     deprovision: str
     removal_guard: Mapping[str, int]
     postponements: int
-    approved_until: datetime | None
     bearer: str = field(repr=False)
 
     @property
@@ -59,8 +57,8 @@ class Work:
     fence: int
     attempts: int
     cursor: str | None
-    owed_anew: datetime
-    """When it was last owed, held or released by a person."""
+    approved: bool
+    """An administrator released it from the removal guard, and nothing about it has changed since."""
     deed: Deed = "nothing"
     name: str = ""
     document: dict[str, Any] = field(default_factory=dict)
@@ -120,6 +118,5 @@ def read_target(scope: Scope, target_id: str) -> Target | None:
         deprovision=row.deprovision,
         removal_guard=dict(row.removal_guard),
         postponements=row.postponements,
-        approved_until=row.approved_removals_until,
         bearer=bearer_token(row),
     )

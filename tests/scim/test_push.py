@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from broker.context import Scope, acting, system
 from broker.db import db, directory_writes, platform_scope, unit
 from broker.directory import Directory
 from broker.embedded import Services
+from broker.errors import Conflict
 from broker.models import Delivery, Event, Resource, ScimTarget, TargetMember, TargetResource
 from broker.registry import applications, targets
 from scim import push
@@ -564,6 +566,27 @@ def test_a_refusal_that_cannot_heal_is_shown_and_tried_again_when_the_person_cha
     assert set(receiver.users()) == {"alice", "bob"}
 
 
+def test_one_account_the_receiver_keeps_from_us_does_not_stop_the_others(acme: Tenant, receiver: Receiver) -> None:
+    target = acme.target(receiver)
+    alice = acme.user("alice")
+    acme.users(20)
+    receiver.fault(
+        "POST",
+        "/Users",
+        lambda asked, act: Answer(403) if asked.body["userName"] == "alice" else act(),
+        times=30,
+    )
+    drain()
+    assert len(receiver.users()) == 20
+    assert (acme.delivery().resource_id, acme.delivery().status) == (alice, "pending")
+    with unit(acme.scope) as session:
+        assert session.get_one(ScimTarget, (acme.scope.tenant_id, target)).postponed_until is None
+    receiver.faults.clear()
+    acme.wait_over()
+    drain()
+    assert "alice" in receiver.users()
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_credential_that_is_refused_postpones_the_target_and_fails_nobody(
     acme: Tenant, receiver: Receiver, status: int
@@ -905,6 +928,49 @@ def test_approved_removals_are_made_and_later_leavers_pass(acme: Tenant, receive
     assert acme.deliveries() == []
 
 
+def test_an_approval_covers_what_was_held_then_and_nothing_else(acme: Tenant, receiver: Receiver) -> None:
+    target = acme.target(receiver, removal_guard={"min": 2, "percent": 5, "percent_24h": 10})
+    people = acme.users(80)
+    drain()
+    acme.remove(*people[:5])
+    drain()
+    assert len([one for one in acme.deliveries() if one.status == "held"]) == 5
+    change_target(acme, target, status="paused")
+    acme.remove(*people[5:55])
+    acme.resume(target, "approve")
+    drain()
+    drain()  # one run ends when all it claimed is held
+    gone = {name for name, user in receiver.users().items() if not user["active"]}
+    assert gone == {f"person{number:03}" for number in range(5)}
+    assert {(one.resource_id, one.status, one.approved) for one in acme.deliveries()} == {
+        (id, "held", False) for id in people[5:55]
+    }
+    assert [told["removals"] for told in acme.events("scim_target.removals_held")] == [5, 50]
+
+
+def test_an_approval_is_void_when_the_person_changes_or_comes_back(acme: Tenant, receiver: Receiver) -> None:
+    target = acme.target(receiver, scope="assigned")
+    people = acme.users(30)
+    group = acme.group("All", people)
+    acme.assign(group)
+    drain()
+    acme.members(group, remove=people[:8])
+    drain()
+    acme.resume(target, "approve")
+    acme.members(group, add=people[:8])
+    with platform_scope() as session:
+        session.execute(sa.update(Delivery).where(Delivery.task == "push").values(due_at=sa.text("now() + '1 hour'")))
+    drain()
+    assert not any(one.approved for one in acme.deliveries()), "the expansion found them in reach again"
+    acme.members(group, remove=people[:8])
+    acme.wait_over()
+    drain()
+    assert all(user["active"] for user in receiver.users().values())
+    acme.resume(target, "approve")
+    acme.change(people[0], title="Chief")
+    assert sum(one.approved for one in acme.deliveries()) == 7
+
+
 def test_rejected_removals_stay_muted_until_the_person_changes(acme: Tenant, receiver: Receiver) -> None:
     target = acme.target(receiver, scope="assigned")
     people = acme.users(30)
@@ -1050,6 +1116,35 @@ def test_a_target_that_moved_is_filled_again_and_nobody_is_made_twice(acme: Tena
         drain()
     assert len(receiver.users()) == 3
     assert len(receiver.members("All")) == 3
+
+
+def test_a_target_does_not_move_while_somebody_out_of_reach_is_there(acme: Tenant, receiver: Receiver) -> None:
+    target = acme.target(receiver, scope="assigned")
+    alice, bob = acme.users(2)
+    group = acme.group("All", [alice, bob])
+    assignment = acme.assign(group)
+    drain()
+    acme.unassign(assignment)
+    drain()
+    with pytest.raises(Conflict):
+        change_target(acme, target, base_url="https://elsewhere.example/scim")
+    acme.resume(target, "approve")
+    drain()
+    change_target(acme, target, base_url="https://elsewhere.example/scim")
+
+
+def test_our_own_ports_are_the_standard_ones_where_a_url_names_none(settings: Config) -> None:
+    config = replace(
+        settings,
+        base_url="https://id.example",
+        database_url="postgresql+psycopg://app@db/scaikey",
+        owner_database_url="postgresql+psycopg://owner@db:6432/scaikey",
+        platform_database_url="postgresql+psycopg://platform@db:6433/scaikey",
+        redis_url="redis://cache",
+    )
+    assert running_push.egress(config, "tnt_x").own_ports == {443, 5432, 6379, 6432, 6433}
+    local = replace(config, base_url="http://localhost", redis_url="unix:///run/valkey.sock", database_url=None)
+    assert running_push.egress(local, "tnt_x").own_ports == {80, 6432, 6433}
 
 
 def test_a_defect_met_with_one_target_does_not_keep_the_others_waiting(

@@ -636,7 +636,6 @@ def upgrade() -> None:
         sa.Column("removal_guard", JSONB(), server_default=sa.text("'{}'"), nullable=False),
         sa.Column("status", sa.Text(), server_default="active", nullable=False),
         sa.Column("status_reason", sa.Text(), nullable=True),
-        sa.Column("approved_removals_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("postponed_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("postponements", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -685,6 +684,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("fence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("cursor", sa.Text(), nullable=True),
+        sa.Column("approved", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("problem", sa.Text(), nullable=True),
         sa.Column("owed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -728,6 +728,7 @@ def upgrade() -> None:
         sa.Column("no", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("target_id", sa.Text(collation="C"), nullable=False),
         sa.Column("resource_id", sa.Text(collation="C"), nullable=False),
+        sa.Column("approved", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(
             ["tenant_id", "target_id"],

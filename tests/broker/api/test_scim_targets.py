@@ -132,10 +132,42 @@ def test_held_removals_are_approved_rejected_or_left(cast: Cast, removals: str |
     body = {} if removals is None else {"removals": removals}
     assert cast.acme_admin.post(f"{PATH}/{target}/resume", body).status_code == 200
     with unit(cast.acme) as session:
-        status = {row.resource_id: row.status for row in session.query(Delivery)}
-        row = session.get_one(ScimTarget, (cast.acme.tenant_id, target))
-        assert (row.approved_removals_until is not None) is (removals == "approve")
+        rows = session.query(Delivery).all()
+        status = {row.resource_id: row.status for row in rows}
+        assert {row.resource_id for row in rows if row.approved} == ({one} if removals == "approve" else set())
     assert (status[one], status[two], status[elsewhere]) == (held, failed, "held")
+
+
+@pytest.mark.parametrize(("state", "delivery"), [("creating", None), ("present", "held"), ("present", "failed")])
+def test_a_target_does_not_move_while_somebody_is_to_be_taken_away(
+    cast: Cast, state: str, delivery: str | None
+) -> None:
+    target = make(cast.acme_admin, scope="all")["id"]
+    path, elsewhere = f"{PATH}/{target}", {"base_url": "https://elsewhere.example/scim"}
+    gone = owe(cast.acme, target, delivery) if delivery else ids.new("usr")
+    place = {"tenant_id": cast.acme.tenant_id, "target_id": target, "resource_id": gone}
+    with platform_scope() as session:
+        session.add(TargetResource(**place, resource_type="User", remote_id="r-1", state=state))
+    refused = cast.acme_admin.patch(path, elsewhere)
+    assert code(refused) == (409, "conflict") and "Resume" in refused.get_json()["detail"]
+    assert cast.acme_admin.get(path).get_json()["base_url"] != elsewhere["base_url"]
+    with platform_scope() as session:
+        session.execute(sa.update(TargetResource).filter_by(**place).values(state="disabled"))
+    assert cast.acme_admin.patch(path, elsewhere).status_code == 200
+
+
+def test_a_target_moves_when_the_removals_were_rejected(cast: Cast) -> None:
+    target = make(cast.acme_admin, scope="all")["id"]
+    gone = owe(cast.acme, target, "held")
+    with platform_scope() as session:
+        session.add(
+            TargetResource(
+                tenant_id=cast.acme.tenant_id, target_id=target, resource_id=gone, resource_type="User", remote_id="r-1"
+            )
+        )
+    assert cast.acme_admin.post(f"{PATH}/{target}/resume", {"removals": "reject"}).status_code == 200
+    moved = cast.acme_admin.patch(f"{PATH}/{target}", {"base_url": "https://elsewhere.example/scim"})
+    assert moved.status_code == 200
 
 
 def test_deliveries_and_remote_resources_are_shown_with_their_problems(cast: Cast) -> None:
