@@ -1,8 +1,7 @@
 """Two partners, their tenants and the platform, each holding one of everything, each with a mark of its own.
 
 What belongs to a tenant carries its mark or an id that `Realm.owner` knows, so that whoever reads an answer can tell
-whose it is. Also owns the digest of everything a tenant holds, by which an effect is noticed, and the people and
-machines that come knocking.
+whose it is. Also owns the people and machines that come knocking.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
 from flask import Flask
 
@@ -462,53 +460,3 @@ def _revoked_scim(scope: Scope) -> str:
         token, secret = credentials.mint_scim_token({"name": "former upstream"})
         credentials.revoke(token)
     return secret
-
-
-class Ledger:
-    """Notices effects: the digest of everything each holding has, taken anew only after somebody wrote something.
-
-    Left out is when a token was last used, which its holder writes by asking.
-    """
-
-    def __init__(self, platform_url: str, realm: Realm) -> None:
-        self._realm = realm
-        self._connection = psycopg.connect(platform_url.replace("postgresql+psycopg:", "postgresql:"), autocommit=True)
-        self._statement = " UNION ALL ".join(self._parts())
-        self._moment = ""
-        self.digests: dict[str, dict[str, str]] = {}
-        self.taken = 0
-        self.changed()
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _parts(self) -> Iterable[str]:
-        row = "md5((to_jsonb(t) - 'last_used_at')::text)"
-        for table in Base.metadata.sorted_tables:
-            owner = {"tenants": "id", "partners": "id", "setting_values": "owner_id"}.get(table.name, "tenant_id")
-            if owner in table.c:
-                yield (
-                    f"SELECT {owner}, '{table.name}', md5(string_agg({row}, '' ORDER BY {row})) "
-                    f"FROM {table.name} t WHERE {owner} = ANY(%(owners)s) GROUP BY {owner}"
-                )
-
-    def changed(self) -> dict[str, set[str]]:
-        """The holdings and partners whose rows differ from the last time, with the tables."""
-        moment = self._connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()
-        assert moment is not None
-        if moment[0] == self._moment:
-            return {}
-        self._moment = moment[0]
-        names = {holding.tenant_id: name for name, holding in self._realm.holdings.items()}
-        names |= {id: f"partner {name}" for name, id in self._realm.partners.items()}
-        names["platform"] = "settings of the platform"
-        found: dict[str, dict[str, str]] = {name: {} for name in names.values()}
-        for owner, table, digest in self._connection.execute(self._statement, {"owners": list(names)}, prepare=True):
-            found[names[owner]][table] = digest
-        before, self.digests = self.digests, found
-        self.taken += 1
-        return {
-            name: tables
-            for name in found.keys() & before.keys()
-            if (tables := {table for table, _ in found[name].items() ^ before[name].items()})
-        }
