@@ -278,7 +278,7 @@ def application_visible(tenant_id: str) -> sa.ColumnElement[bool]:
 @event.listens_for(HouseSession, "after_begin")
 def name_tenant(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     scope = scope_of(session)
-    if scope.tenant_id is not None:
+    if scope.tenant_id is not None and not transaction.nested:
         connection.exec_driver_sql("SELECT set_config('scaikey.tenant', %s, true)", (scope.tenant_id,))
 
 

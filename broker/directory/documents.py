@@ -243,11 +243,15 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 def stored_extras(resource_type: str, values: Values) -> Values:
     """The part of flat values that is kept out of the document because it is returned only on request."""
-    lines = keys(resource_type)
-    return {
-        key: value
-        for key, value in values.items()
-        if key.endswith(":attributes") or ((line := lines.get(key)) is not None and (line.on_request or line.quiet))
+    hidden = _on_request(resource_type)
+    return {key: value for key, value in values.items() if key in hidden}
+
+
+@lru_cache(maxsize=8)
+def _on_request(resource_type: str) -> frozenset[str]:
+    lines = keys(resource_type).items()
+    return frozenset(path for path, line in lines if line.on_request or line.quiet) | {
+        f"{OWN[resource_type]}:attributes"
     }
 
 
@@ -264,10 +268,14 @@ def document_sources(resource_type: str) -> frozenset[str]:
 def said(attributes: Attributes) -> Said:
     """A record's attributes by lower-cased name, without options such as `;binary`: the plain one goes before."""
     found: dict[str, Sequence[str | bytes]] = {}
+    optioned = []
     for name, values in attributes.items():
-        plain, _, option = name.lower().partition(";")
-        if not option or plain not in found:
-            found[plain] = values
+        if ";" in name:
+            optioned.append(name)
+        else:
+            found[name.lower()] = values
+    for name in optioned:
+        found.setdefault(name.partition(";")[0].lower(), attributes[name])
     return found
 
 

@@ -85,6 +85,8 @@ class Rule:
     default: Any
     always: bool
     """The transform looks at more than its own source (`user_name`), so it runs even when that is absent."""
+    plain: bool
+    """Nothing but the first value as text, as most are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def _compiled(text: bytes) -> Mapping_:
                 owns=True,
                 default=None,
                 always=line.transform in WHOLE_RECORD,
+                plain=line.transform == "first" and line.form not in FORMS and not line.many,
             )
         for row in rows:
             if row.get("to") in keys(resource_type):
@@ -139,16 +142,18 @@ def _compiled(text: bytes) -> Mapping_:
 def _rule(row: Mapping[str, Any], line: catalogue.Attribute) -> Rule:
     transform = row.get("transform") or {"name": "all" if line.many else "first"}
     source = str(row.get("from") or "").lower()
+    convert = _convert(line, source) if transform["name"] in ("first", "all") else None
     return Rule(
         source=source,
         to=row["to"],
         apply=TRANSFORMS[transform["name"]],
         args=transform.get("args") or {},
-        convert=_convert(line, source) if transform["name"] in ("first", "all") else None,
+        convert=convert,
         many=line.many,
         owns=row.get("authority", "owns") == "owns",
         default=row.get("default"),
         always=transform["name"] in WHOLE_RECORD,
+        plain=transform["name"] == "first" and convert is None and not line.many,
     )
 
 
@@ -248,6 +253,9 @@ def mapped(mapping: Mapping_, resource_type: str, attributes: Said) -> Values:
                 values[rule.to] = rule.default
             continue
         value: Any
+        if rule.plain and found and (value := text(found[0])):
+            values[rule.to] = value
+            continue
         if rule.convert is not None and found:
             value = [item for item in map(rule.convert, found) if item is not None]
         else:

@@ -65,6 +65,7 @@ class Row:
     pins: Values = field(default_factory=dict)
     version: int = 1
     removed_at: datetime | None = None
+    _parsed: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def noun(self) -> str:
@@ -76,11 +77,13 @@ class Row:
         return self.type == "User" and self.user_type != "ServiceAccount"
 
     def read(self) -> dict[str, Any]:
-        """The stored document, parsed; empty for a row that has none yet."""
-        return orjson.loads(self.document) if self.document else {}
+        """The document, parsed; empty for a row that has none yet. Whoever changes it writes it back."""
+        if self._parsed is None:
+            self._parsed = orjson.loads(self.document) if self.document else {}
+        return self._parsed
 
     def write(self, document: dict[str, Any]) -> None:
-        self.document = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        self.document, self._parsed = orjson.dumps(document, option=orjson.OPT_SORT_KEYS), document
 
 
 _TYPES = {
