@@ -259,8 +259,10 @@ def http_client(app: Flask, tenant_id: str) -> HttpClient:
 
 def egress(config: Config, tenant_id: str) -> Egress:
     """What connections made for this tenant may reach."""
+    # An https address without a port is the proxy's before us; refusing 443 would close every on-premises target.
+    behind_proxy = config.base_url.startswith("https://") and urlsplit(config.base_url).port is None
     urls = (
-        config.base_url,
+        None if behind_proxy else config.base_url,
         config.database_url,
         config.owner_database_url,
         config.platform_database_url,
