@@ -92,6 +92,10 @@ class Refused(TargetError):
     """Any other refusal; the same request will be refused again."""
 
 
+class NoTarget(Refused):
+    """What the path of a PATCH names is not there (RFC 7644 §3.12)."""
+
+
 _KINDS: dict[int, type[TargetError]] = {
     401: Denied,
     403: Forbidden,
@@ -214,22 +218,25 @@ class TargetClient:
         if kind is None:
             kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
         text = f"{method} {path} answered {response.status}"
-        said = self._said(response)
+        scim_type, said = self._said(response)
+        if kind is Refused and scim_type == "noTarget":
+            kind = NoTarget
         raise kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)
 
-    def _said(self, response: Response) -> str:
-        """The detail of a SCIM error (RFC 7644 §3.12), cut and cleaned; nothing of any other body."""
+    def _said(self, response: Response) -> tuple[Any, str]:
+        """The type of a SCIM error (RFC 7644 §3.12), and its words, cut and cleaned; nothing of any other body."""
         try:
             error = loads(response.body, max_bytes=_LONGEST_ANSWER)
         except StrictJsonError:
-            return ""
+            return None, ""
         if not isinstance(error, dict):
-            return ""
+            return None, ""
         parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
         text = " - ".join(parts)
         if self._bearer:
             text = text.replace(self._bearer, "***")
-        return "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_DETAIL]
+        said = "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_DETAIL]
+        return error.get("scimType"), said
 
     def _json(self, method: str, path: str, response: Response) -> dict[str, Any]:
         try:

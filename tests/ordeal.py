@@ -35,6 +35,7 @@ PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 LOCAL = "Keyed in"
 PHASES = ("reading", "reading again", "pushing")
 
+# The receiver writes no line for an answer that nobody was there to take any more.
 _REQUEST = re.compile(r'"(GET|POST|PUT|PATCH|DELETE) /\w+/v2/(\w+)\S* HTTP/1\.\d" (\d+)')
 _DRAINED, _SILENCE = 600.0, 120.0
 
@@ -451,8 +452,8 @@ class Ordeal:
             (method, endpoint, int(status))
             for method, endpoint, status in _REQUEST.findall(self.receiver_log.read_text())
         )
-        made = {endpoint: self.requests["POST", endpoint, 201] for endpoint in ("Users", "Groups")}
-        assert made == {"Users": len(there), "Groups": len(groups)}, "an account was made twice"
+        for endpoint, present in (("Users", len(there)), ("Groups", len(groups))):
+            assert self.requests["POST", endpoint, 201] <= present, "something was made twice"
         self.at_receiver = len(there), len(groups), sum(map(len, members.values()))
 
     def stop(self) -> None:
@@ -486,7 +487,8 @@ class Ordeal:
             ("receiver = directory", f"{people} accounts, {groups} groups, {members} memberships"),
             ("requests at the receiver", f"{self.requests.total()}: {dict(by_method)}"),
             ("refused there", str(dict(refused) or "none")),
-            ("created there", f"{made}, duplicates {made - people - groups}"),
+            ("created there", f"{people + groups}, none twice"),
+            ("of these, answers that a kill cut off", str(people + groups - made)),
             *self.notes,
             ("whole duration", f"{time.monotonic() - self.began:.0f} s"),
         ):

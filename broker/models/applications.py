@@ -118,13 +118,14 @@ class TargetResource(TenantOwned, Base):
     state: Mapped[str] = mapped_column(server_default="present")
     """`creating` (sent, answer unknown), `present`, `disabled`, `removed`."""
     sent_digest: Mapped[Bytes | None]
+    """Of the document that is there; null while something is being sent that may or may not arrive."""
     sent_version: Mapped[Big | None]
     problem: Mapped[str | None]
     updated_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
 
 
 class TargetMember(TenantOwned, Base):
-    """A membership we have written at a target."""
+    """A membership we have written at a target, or have tried to."""
 
     __tablename__ = "target_members"
     __table_args__ = (
@@ -135,6 +136,8 @@ class TargetMember(TenantOwned, Base):
     target_id: Mapped[Key] = mapped_column(primary_key=True)
     group_id: Mapped[Key] = mapped_column(primary_key=True)
     member_id: Mapped[Key] = mapped_column(primary_key=True)
+    certain: Mapped[bool] = mapped_column(server_default=text("true"))
+    """False while a request that adds or removes it may or may not have been carried out."""
 
 
 class TargetRemoval(TenantOwned, Base):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from broker.db import unit
 from scim.client import (
@@ -18,6 +19,7 @@ from scim.client import (
     Closed,
     Denied,
     Missing,
+    NoTarget,
     Refused,
     Remote,
     TargetClient,
@@ -299,6 +301,7 @@ class _Errand:
                 if adding
                 else render.removals([member.remote_id for member in there if member.remote_id is not None])
             )
+            self.note(partial(ledger.writing, self.work, [member.id for member in there]))
             try:
                 self.check()
                 self.client.patch(self.kind, remote_id, operations)
@@ -307,25 +310,27 @@ class _Errand:
                     raise
                 if isinstance(error, Missing):
                     self.client.read(self.kind, remote_id)
-                if len(chunk) == 1:
+                if len(chunk) > 1:
+                    middle = len(chunk) // 2
+                    self.write_chunk(remote_id, chunk[:middle], adding, refusals)
+                    self.write_chunk(remote_id, chunk[middle:], adding, refusals)
+                    return
+                if adding or not isinstance(error, NoTarget):
                     refusals.append(f"{chunk[0].id}: {error}")
                     return
-                middle = len(chunk) // 2
-                self.write_chunk(remote_id, chunk[:middle], adding, refusals)
-                self.write_chunk(remote_id, chunk[middle:], adding, refusals)
-                return
-        with unit(self.work.target.scope):
-            if not ledger.is_mine(self.work):
-                raise LeaseLost
-            ledger.written(self.work, [member.id for member in chunk], added=adding)
+        self.note(partial(ledger.written, self.work, [member.id for member in chunk], added=adding))
 
     def forget(self) -> None:
         """It is gone at the target. Committed before it is looked for and made again."""
+        self.note(partial(ledger.lost, self.work))
+        self.work.remote_id = self.work.known_digest = None
+
+    def note(self, write: Callable[[], None]) -> None:
+        """Write down what is known at this step, committed at once; only while the work is ours."""
         with unit(self.work.target.scope):
             if not ledger.is_mine(self.work):
                 raise LeaseLost
-            ledger.lost(self.work)
-        self.work.remote_id = self.work.known_digest = None
+            write()
 
     def check(self) -> None:
         """Before every request that changes something: whoever was asleep for a lease's time does nothing more."""

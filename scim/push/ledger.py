@@ -31,7 +31,7 @@ _ADDED = sa.text("""
     WHERE m.tenant_id = :tenant AND m.group_id = :group AND m.member_id > :after AND m.member_id <> :group
       AND :keeping AND k.remote_id IS NOT NULL AND k.state IN ('present', 'disabled')
       AND NOT EXISTS (SELECT 1 FROM target_members w WHERE w.tenant_id = :tenant AND w.target_id = :target
-                      AND w.group_id = :group AND w.member_id = m.member_id)
+                      AND w.group_id = :group AND w.member_id = m.member_id AND w.certain)
     ORDER BY m.member_id LIMIT :limit
 """)
 _REMOVED = sa.text("""
@@ -44,8 +44,9 @@ _REMOVED = sa.text("""
     ORDER BY w.member_id LIMIT :limit
 """)
 _WRITE = sa.text("""
-    INSERT INTO target_members (tenant_id, target_id, group_id, member_id)
-    SELECT :tenant, :target, :group, u FROM unnest(CAST(:ids AS text[])) AS u ON CONFLICT DO NOTHING
+    INSERT INTO target_members (tenant_id, target_id, group_id, member_id, certain)
+    SELECT :tenant, :target, :group, u, :certain FROM unnest(CAST(:ids AS text[])) AS u
+    ON CONFLICT (tenant_id, target_id, group_id, member_id) DO UPDATE SET certain = EXCLUDED.certain
 """)
 _ERASE = sa.text("""
     DELETE FROM target_members WHERE tenant_id = :tenant AND target_id = :target AND group_id = :group
@@ -78,10 +79,21 @@ def members(work: Work, *, adding: bool, after: str, limit: int) -> list[Member]
     return [Member(*row) for row in db.session().execute(_ADDED if adding else _REMOVED, values)]
 
 
+def writing(work: Work, ids: Sequence[str]) -> None:
+    """The target is about to be asked to add or remove these members: from now on it may have them or not."""
+    db.session().execute(_WRITE, {**_group(work, ids), "certain": False})
+
+
 def written(work: Work, ids: Sequence[str], *, added: bool) -> None:
     """The target has, or no longer has, these members of the group."""
-    values = {"tenant": work.target.tenant, "target": work.target.id, "group": work.resource_id, "ids": list(ids)}
-    db.session().execute(_WRITE if added else _ERASE, values)
+    if added:
+        db.session().execute(_WRITE, {**_group(work, ids), "certain": True})
+    else:
+        db.session().execute(_ERASE, _group(work, ids))
+
+
+def _group(work: Work, ids: Sequence[str]) -> dict[str, Any]:
+    return {"tenant": work.target.tenant, "target": work.target.id, "group": work.resource_id, "ids": list(ids)}
 
 
 def is_mine(work: Work) -> bool:

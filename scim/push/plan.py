@@ -1,8 +1,8 @@
 """What a claimed delivery comes to: the present state against what is remembered of the target.
 
 Owns the decision per resource (provide, disable, delete, nothing), read in sets for all works of a target at once,
-and the mark that must be committed before anything is sent: that somebody is being created. What may be taken away is
-`guard`'s.
+and the marks that must be committed before anything is sent: that somebody is being created, that it is not known any
+more what is there. What may be taken away is `guard`'s.
 """
 
 from __future__ import annotations
@@ -27,6 +27,15 @@ _CREATING = sa.text("""
     ON CONFLICT (tenant_id, target_id, resource_id)
     DO UPDATE SET state = 'creating', remote_id = NULL, sent_digest = NULL, updated_at = now()
     WHERE t.remote_id IS NULL
+""")
+
+# A kill may come between a request and its mark. What was remembered before it must then not look like the present
+# state, should that return to what it was; and whoever may be usable there counts as usable.
+_UNKNOWN = sa.text("""
+    UPDATE target_resources t SET sent_digest = NULL,
+        state = CASE WHEN t.state = 'disabled' AND u.usable THEN 'present' ELSE t.state END
+    FROM unnest(CAST(:ids AS text[]), CAST(:usable AS boolean[])) AS u(id, usable)
+    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
 """)
 
 
@@ -61,14 +70,24 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
         for work in works
         if work.deed == "provide" and work.usable and there.get(work.resource_id, _GONE).state == "removed"
     ]
+    place = {"tenant": tenant, "target": target.id}
     if making:
         db.session().execute(
             _CREATING,
             {
-                "tenant": tenant,
-                "target": target.id,
+                **place,
                 "ids": [work.resource_id for work in making],
                 "types": [work.resource_type for work in making],
+            },
+        )
+    writing = [work for work in works if _writes(work, there.get(work.resource_id, _GONE))]
+    if writing:
+        db.session().execute(
+            _UNKNOWN,
+            {
+                **place,
+                "ids": [work.resource_id for work in writing],
+                "usable": [work.deed == "provide" and work.usable for work in writing],
             },
         )
     return (
@@ -78,6 +97,14 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
 
 
 _GONE = _There("removed", None, None)
+
+
+def _writes(work: Work, there: _There) -> bool:
+    """Whether it changes what is remembered to be there; the members of a group are remembered one by one."""
+    if work.deed == "nothing" or there.remote_id is None:
+        return False
+    only_members = work.deed == "empty" or (there.state == "present" and there.digest == work.digest)
+    return work.resource_type == "User" or work.deed == "delete" or not only_members
 
 
 def _resources(ids: Sequence[str]) -> dict[str, sa.Row[Any]]:

@@ -713,6 +713,7 @@ def upgrade() -> None:
         sa.Column("target_id", sa.Text(collation="C"), nullable=False),
         sa.Column("group_id", sa.Text(collation="C"), nullable=False),
         sa.Column("member_id", sa.Text(collation="C"), nullable=False),
+        sa.Column("certain", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.ForeignKeyConstraint(
             ["tenant_id", "target_id"],
             ["scim_targets.tenant_id", "scim_targets.id"],
