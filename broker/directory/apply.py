@@ -10,42 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
-import sqlalchemy as sa
 
 from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
-from ..db import arrays, db
 from ..events import Changes, record
-from . import documents, layers, mapping, members, names, references, rows
+from . import documents, layers, links, mapping, members, names, references, rows
 from .documents import MANAGER, PARENT, Values
 from .layers import Provider, Said
+from .links import Link
 from .mapping import TYPE_OF_KIND
 from .news import tell_members
-from .outcome import EXPLICIT, Leaving, Loss, Outcome, Skip, decode_leaving, encode_leaving
+from .outcome import EXPLICIT, Loss, Outcome, Skip, encode_leaving
 from .records import Encoded, encode_record, loud_parts, member_attribute
 from .rows import Row, Unfit, ref_key
-
-
-class Link(NamedTuple):
-    no: int
-    key: str
-    digest: bytes
-    quiet_digest: bytes
-    resource_id: str | None
-    kind: str
-    gone: bool
-    skipped: str | None
-    name_kept: bool
-    ref: str
-    seen_run: int
-
-    @property
-    def stands(self) -> bool:
-        """Whether an equal digest means that there is nothing to do."""
-        return not self.gone and self.skipped is None and not self.name_kept
 
 
 @dataclass(slots=True)
@@ -94,67 +74,6 @@ class Item:
         )
 
 
-# Each key is looked up by itself (LATERAL … OFFSET 0): `key = ANY(…)` leaves the planner free to walk all links of the
-# provider for every page whenever it thinks that a tenant is small.
-_LINKS = sa.text("""
-    SELECT l.* FROM unnest(CAST(:keys AS text[])) AS k(key) CROSS JOIN LATERAL (
-        SELECT no, key, digest, quiet_digest, resource_id, kind, gone_at IS NOT NULL, skipped, name_kept, ref, seen_run
-        FROM links WHERE tenant_id = :tenant AND provider_id = :via AND key = k.key OFFSET 0) l
-""")
-_SEEN = sa.text("""
-    UPDATE links l SET seen_run = :run FROM unnest(CAST(:nos AS bigint[])) AS u(no)
-    WHERE l.tenant_id = :tenant AND l.no = u.no
-""")
-_THERE = sa.text("""
-    UPDATE links l SET seen_run = :run FROM unnest(CAST(:refs AS text[])) AS u(ref)
-    WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.ref = u.ref AND l.gone_at IS NULL
-""")
-"""An entry that is there but cannot be read is not absent."""
-_RECORDS = sa.text("""
-    SELECT r.* FROM unnest(CAST(:nos AS bigint[])) AS u(no) CROSS JOIN LATERAL (
-        SELECT link_no, record FROM link_records WHERE tenant_id = :tenant AND link_no = u.no OFFSET 0) r
-""")
-_LINK = sa.text("""
-    INSERT INTO links AS l (tenant_id, provider_id, key, resource_id, kind, name, ref, alias, primary_ref, active,
-                            digest, quiet_digest, seen_run, skipped, name_kept, gone_at)
-    SELECT :tenant, :via, u.key, u.resource, u.kind, u.name, u.ref, u.alias, u.primary_ref, u.active,
-           u.digest, u.quiet, :run, u.skipped, u.name_kept, NULL
-    FROM unnest(CAST(:keys AS text[]), CAST(:resources AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]),
-                CAST(:refs AS text[]), CAST(:aliases AS text[]), CAST(:primaries AS text[]),
-                CAST(:actives AS boolean[]), CAST(:digests AS bytea[]), CAST(:quiets AS bytea[]),
-                CAST(:skips AS text[]), CAST(:kept AS boolean[]))
-         AS u(key, resource, kind, name, ref, alias, primary_ref, active, digest, quiet, skipped, name_kept)
-    ON CONFLICT (tenant_id, provider_id, key) DO UPDATE SET
-        resource_id = EXCLUDED.resource_id, kind = EXCLUDED.kind, name = EXCLUDED.name, ref = EXCLUDED.ref,
-        alias = EXCLUDED.alias, primary_ref = EXCLUDED.primary_ref, active = EXCLUDED.active,
-        digest = EXCLUDED.digest, quiet_digest = EXCLUDED.quiet_digest, seen_run = EXCLUDED.seen_run,
-        skipped = EXCLUDED.skipped, name_kept = EXCLUDED.name_kept, gone_at = NULL
-    RETURNING l.key, l.no
-""")
-_RECORD = sa.text("""
-    INSERT INTO link_records (tenant_id, link_no, record)
-    SELECT :tenant, u.* FROM unnest(CAST(:nos AS bigint[]), CAST(:records AS bytea[])) AS u
-    ON CONFLICT (tenant_id, link_no) DO UPDATE SET record = EXCLUDED.record
-""")
-_QUIET = sa.text("""
-    WITH u AS MATERIALIZED (
-        SELECT * FROM unnest(CAST(:nos AS bigint[]), CAST(:quiets AS bytea[]), CAST(:records AS bytea[]))
-            AS u(no, quiet, record)),
-    touched AS (
-        UPDATE links l SET quiet_digest = u.quiet FROM u WHERE l.tenant_id = :tenant AND l.no = u.no)
-    UPDATE link_records r SET record = u.record FROM u WHERE r.tenant_id = :tenant AND r.link_no = u.no
-""")
-_UNHOLD = sa.text("""
-    DELETE FROM held_removals h USING links l
-    WHERE h.tenant_id = :tenant AND h.provider_id = :via AND h.link_no = ANY(:nos)
-      AND l.tenant_id = :tenant AND l.no = h.link_no AND (h.action = 'remove' OR (h.action = 'disable' AND l.active))
-""")
-_ANY_HELD = sa.text("SELECT 1 FROM held_removals WHERE tenant_id = :tenant AND provider_id = :via LIMIT 1")
-_HELD = sa.text("""
-    SELECT link_no, evidence FROM held_removals
-    WHERE tenant_id = :tenant AND link_no = ANY(:nos) AND action = 'shrink' AND status = 'held'
-""")
-
 _DETAILS = {
     "user_name_taken": "Its userName belongs to somebody else of this tenant.",
     "limit_exceeded": "The tenant has as many users as its partner allows.",
@@ -181,8 +100,6 @@ class PageOfChanges:
         self.outcome = Outcome()
         self.changes = Changes()
         self.tally = members.Tally()
-        self.session = db.session()
-        self.where = {"tenant": tenant, "via": via.id}
 
     def apply(self, changes: Sequence[Change]) -> Outcome:
         records: dict[str, Record] = {}
@@ -199,13 +116,12 @@ class PageOfChanges:
             elif isinstance(change, Unreadable):
                 self.outcome.skips.append(Skip(change.position, change.name, change.reason, change.detail))
                 if change.ref is not None:
-                    unreadable.append(ref_key(change.ref))
+                    unreadable.append(change.ref)
             elif isinstance(change, Members):
                 deltas.append(change)
             else:
                 gone[change.key] = change
-        if unreadable:
-            self.session.execute(_THERE, arrays({**self.where, "run": self.run_no, "refs": unreadable}))
+        links.mark_there(self.tenant, self.via.id, self.run_no, unreadable)
         items = self._classified(records)
         if items:
             self._decide(items)
@@ -219,16 +135,9 @@ class PageOfChanges:
     def _skip(self, record: Record, reason: str, detail: str = "") -> None:
         self.outcome.skips.append(Skip(None, record.name, reason, detail or _DETAILS[reason]))
 
-    def _links(self, keys: Iterable[str]) -> dict[str, Link]:
-        wanted = list(keys)
-        if not wanted:
-            return {}
-        found = self.session.execute(_LINKS, arrays({**self.where, "keys": wanted}))
-        return {row[1]: Link(*row) for row in found}
-
     def _classified(self, records: dict[str, Record]) -> list[Item]:
         """Everything that differs from what is linked; the rest is marked as seen, its quiet values refreshed."""
-        links = self._links(ref_key(key) for key in records if "\x00" not in key)
+        known = links.find(self.tenant, self.via.id, (ref_key(key) for key in records if "\x00" not in key))
         digest = self.via.digest
         items: list[Item] = []
         quiet: list[tuple[int, Encoded]] = []
@@ -239,7 +148,7 @@ class PageOfChanges:
                 continue
             stored_key = ref_key(key)
             encoded = encode_record(record_, digest)
-            link = links.get(stored_key)
+            link = known.get(stored_key)
             if link and link.digest == encoded.digest and link.stands:
                 seen.append(link)
                 self.outcome.count(link.kind, "unchanged")
@@ -247,23 +156,9 @@ class PageOfChanges:
                     quiet.append((link.no, encoded))
             else:
                 items.append(Item(record_, stored_key, encoded, link))
-        stale = [link.no for link in seen if link.seen_run != self.run_no]
-        if stale:
-            self.session.execute(_SEEN, arrays({"tenant": self.tenant, "run": self.run_no, "nos": stale}))
-        self._unhold([link.no for link in seen])
-        if quiet:
-            columns = {
-                "nos": [no for no, _ in quiet],
-                "quiets": [encoded.quiet_digest for _, encoded in quiet],
-                "records": [encoded.stored for _, encoded in quiet],
-            }
-            self.session.execute(_QUIET, arrays({"tenant": self.tenant, **columns}))
+        links.mark_seen(self.tenant, self.via.id, self.run_no, seen)
+        links.rewrite_quietly(self.tenant, quiet)
         return items
-
-    def _unhold(self, numbers: Sequence[int]) -> None:
-        """What was seen again is no longer absent, and who is enabled again no longer to be disabled."""
-        if numbers and self.session.execute(_ANY_HELD, self.where).first() is not None:
-            self.session.execute(_UNHOLD, {**self.where, "nos": list(numbers)})
 
     def _decide(self, items: Sequence[Item]) -> None:
         """Give each record its row with everything it says, or the reason why it has none."""
@@ -407,11 +302,7 @@ class PageOfChanges:
     def _update(self, items: Sequence[Item]) -> None:
         """Write the rows that differ, and say in which attributes."""
         settled = [item for item in items if item.row and not item.fresh and not item.skipped]
-        nos = [item.link.no for item in settled if item.link]
-        stored: dict[int, bytes] = {}
-        if nos:
-            found = self.session.execute(_RECORDS, arrays({"tenant": self.tenant, "nos": nos}))
-            stored.update((no, record) for no, record in found)
+        stored = links.records(self.tenant, [item.link.no for item in settled if item.link])
         written, silent = [], []
         for item in settled:
             row, link = item.row, item.link
@@ -450,13 +341,7 @@ class PageOfChanges:
             "skips": [item.skipped for item in items],
             "kept": [item.name_kept for item in items],
         }
-        numbers: dict[str, int] = {}
-        linked = self.session.execute(_LINK, arrays({**self.where, "run": self.run_no, **columns}))
-        numbers.update((key, no) for key, no in linked)
-        records = {"nos": [numbers[item.key] for item in items], "records": [_kept(item) for item in items]}
-        self.session.execute(_RECORD, arrays({"tenant": self.tenant, **records}))
-        self._unhold(list(numbers.values()))
-        return numbers
+        return links.write(self.tenant, self.via.id, self.run_no, columns, [_kept(item) for item in items])
 
     def _write_members(self, items: Sequence[Item], numbers: dict[str, int]) -> None:
         """The member lists of the page's groups. One that would lose half gains the new ones at once, and keeps the old
@@ -491,11 +376,11 @@ class PageOfChanges:
         """Incremental membership changes, as a followed upstream tells them."""
         if not deltas:
             return
-        links = self._links({ref_key(delta.key) for delta in deltas})
+        found = links.find(self.tenant, self.via.id, {ref_key(delta.key) for delta in deltas})
         known: list[tuple[str, Members]] = []
         linked: dict[str, Link] = {}
         for delta in deltas:
-            link = links.get(ref_key(delta.key))
+            link = found.get(ref_key(delta.key))
             if link is None or link.resource_id is None or link.gone or link.skipped or link.kind != "group":
                 detail = "Members of a group that is not linked."
                 self.outcome.skips.append(Skip(None, delta.key, "unknown_group", detail))
@@ -506,16 +391,14 @@ class PageOfChanges:
         held = members.change(self.tenant, self.via.id, known, self.tally, floor=self.halving_floor)
         if not held:
             return
-        nos = [linked[group].no for group in held]
-        found = self.session.execute(_HELD, {"tenant": self.tenant, "nos": nos}).all()
-        earlier: dict[int, set[Leaving]] = {no: set(decode_leaving(evidence)) for no, evidence in found}
+        earlier = links.held_shrinks(self.tenant, [linked[group].no for group in held])
         for group, leaving in held.items():
             link = linked[group]
             evidence = encode_leaving({*leaving, *earlier.get(link.no, ())})
             self.outcome.losses.append(Loss(link.no, "shrink", "group", link.digest, evidence))
 
     def _find_gone(self, gone: Iterable[Gone]) -> None:
-        for link in self._links({ref_key(change.key) for change in gone}).values():
+        for link in links.find(self.tenant, self.via.id, {ref_key(change.key) for change in gone}).values():
             if not link.gone:
                 self.outcome.losses.append(Loss(link.no, "remove", link.kind, link.digest, EXPLICIT))
 
