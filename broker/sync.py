@@ -299,6 +299,8 @@ class _Pass:
         """The listing is complete: what it would take away is done, or held."""
         with self._unit():
             via, run = self._via(), self._run()
+            if run.kind == "full":
+                Directory().correct(via, run.no)
             verdict = removals.judge(via, run)
             passed = run.disabled + run.removed > 0  # before this process took the run up
             if verdict.complaint and not passed:

@@ -22,7 +22,7 @@ from .documents import MANAGER, PARENT, Values
 from .layers import Provider, Said
 from .links import Link
 from .mapping import TYPE_OF_KIND
-from .news import tell_members
+from .news import Tally, tell_members
 from .outcome import EXPLICIT, Loss, Outcome, Skip, encode_leaving
 from .records import Encoded, encode_record, loud_parts, member_attribute
 from .rows import Row, Unfit, ref_key
@@ -99,7 +99,7 @@ class PageOfChanges:
         self.room = room
         self.outcome = Outcome()
         self.changes = Changes()
-        self.tally = members.Tally()
+        self.tally = Tally()
 
     def apply(self, changes: Sequence[Change]) -> Outcome:
         records: dict[str, Record] = {}

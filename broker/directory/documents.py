@@ -196,6 +196,24 @@ def apart(values: Values, typed: Set[str], present: Values) -> Values:
     return result
 
 
+def put(local: Values, key: str, value: Any) -> None:
+    """Write a flat key: one that stands for a typed value, into the list it is part of."""
+    path = parse(key)
+    if path.kind is None:
+        local[key] = value
+    else:
+        local[path.attribute] = with_typed(local.get(path.attribute, ()), path.attribute, [(path, value)])
+
+
+def holds_nul(value: Any) -> bool:
+    """Whether some text in a JSON value holds a NUL, which the database takes in no JSON of its own."""
+    if isinstance(value, str):
+        return "\x00" in value
+    if isinstance(value, Mapping):
+        return any(holds_nul(item) for pair in value.items() for item in pair)
+    return isinstance(value, Sequence) and any(holds_nul(item) for item in value)
+
+
 def index_rows(resource_type: str, document: Mapping[str, Any]) -> list[tuple[int, str, str]]:
     """The value-index rows of a document: (catalogue number, folded value, kind)."""
     rows: set[tuple[int, str, str]] = set()

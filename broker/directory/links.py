@@ -69,9 +69,11 @@ _LINK = sa.text("""
         resource_id = EXCLUDED.resource_id, kind = EXCLUDED.kind, name = EXCLUDED.name, ref = EXCLUDED.ref,
         alias = EXCLUDED.alias, primary_ref = EXCLUDED.primary_ref, active = EXCLUDED.active,
         digest = EXCLUDED.digest, quiet_digest = EXCLUDED.quiet_digest, seen_run = EXCLUDED.seen_run,
-        skipped = EXCLUDED.skipped, name_kept = EXCLUDED.name_kept, gone_at = NULL
+        skipped = EXCLUDED.skipped, name_kept = EXCLUDED.name_kept, moved = l.moved OR l.ref <> EXCLUDED.ref,
+        gone_at = NULL
     RETURNING l.key, l.no
 """)
+_SETTLED = sa.text("UPDATE links SET moved = false WHERE tenant_id = :tenant AND provider_id = :via AND moved")
 _RECORD = sa.text("""
     INSERT INTO link_records (tenant_id, link_no, record)
     SELECT :tenant, u.* FROM unnest(CAST(:nos AS bigint[]), CAST(:records AS bytea[])) AS u
@@ -151,6 +153,11 @@ def write(
     session.execute(_RECORD, arrays({"tenant": tenant, **kept}))
     unhold(tenant, via, list(numbers.values()))
     return numbers
+
+
+def settle(tenant: str, via: str) -> None:
+    """A pass is finished: whoever was called by another name than before is known by it now."""
+    db.session().execute(_SETTLED, {"tenant": tenant, "via": via})
 
 
 def unhold(tenant: str, via: str, numbers: Sequence[int]) -> None:

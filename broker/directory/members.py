@@ -2,68 +2,23 @@
 
 Owns the writing of who is in which group: what a page of group records says, members that arrive later, primary
 groups, and single additions and removals from SCIM and administrators. A group is never loaded to change it, and a
-membership row says who gave it. A member that several give is one member: `Tally` tells rows from members.
+membership row says who gave it. What others see of the rows' coming and going is told by `news`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 import sqlalchemy as sa
 
 from connectors.port import Members, Ref
 
 from ..db import arrays, db
+from .news import Tally
 from .outcome import Leaving
 from .rows import ref_key
-
-
-@dataclass(slots=True)
-class Tally:
-    """Membership rows gained less rows lost, by (group, member), of members who are known."""
-
-    rows: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def gain(self, pairs: Iterable[tuple[str, str | None]]) -> None:
-        self.rows.update((group, member) for group, member in pairs if member is not None)
-
-    def lose(self, pairs: Iterable[tuple[str, str | None]]) -> None:
-        self.rows.subtract((group, member) for group, member in pairs if member is not None)
-
-
-class Shown(NamedTuple):
-    """How many members a group gained and lost, as others see it."""
-
-    added: int
-    removed: int
-
-
-_SHOWN = sa.text("""
-    SELECT u.group_id, count(*) FILTER (WHERE n.rows > 0 AND n.rows <= u.delta),
-           count(*) FILTER (WHERE n.rows = 0 AND u.delta < 0)
-    FROM unnest(CAST(:groups AS text[]), CAST(:members AS text[]), CAST(:deltas AS int[]))
-         AS u(group_id, member_id, delta)
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS rows FROM memberships m
-        WHERE m.tenant_id = :tenant AND m.group_id = u.group_id AND m.member_id = u.member_id OFFSET 0) n
-    GROUP BY u.group_id ORDER BY u.group_id
-""")
-
-
-def shown(tenant: str, tally: Tally, *, besides: Set[str] = frozenset()) -> dict[str, Shown]:
-    """The groups whose members are others than before: a member given twice, or given by another row now, is no
-    change."""
-    rows = [(group, member, delta) for (group, member), delta in tally.rows.items() if delta and group not in besides]
-    if not rows:
-        return {}
-    groups, members, deltas = (list(column) for column in zip(*rows, strict=True))
-    values = {"tenant": tenant, "groups": groups, "members": members, "deltas": deltas}
-    found = db.session().execute(_SHOWN, arrays(values))
-    return {group: Shown(added, removed) for group, added, removed in found if added or removed}
-
 
 _WANTED = """
     wanted AS MATERIALIZED (
@@ -298,6 +253,37 @@ def follow_primary(
     if groups:
         values = arrays({**where, "groups": list(groups), "aliases": list(groups.values())})
         tally.gain(session.execute(_JOIN_PRIMARY_GROUPS, values))
+
+
+_CORRECT = sa.text("""
+    WITH stale AS MATERIALIZED (
+        SELECT m.no, m.member_id AS was, (
+            SELECT l.resource_id FROM links l
+            WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.ref = m.member_key AND l.gone_at IS NULL
+              AND l.skipped IS NULL AND l.kind IN ('user', 'group')
+            ORDER BY l.seen_run DESC, l.resource_id DESC LIMIT 1) AS now
+        FROM links mover
+        JOIN memberships m ON m.tenant_id = :tenant AND m.member_id = mover.resource_id AND m.via = :via
+          AND m.kind = 'member' AND m.member_key <> mover.ref
+        JOIN links g ON g.tenant_id = :tenant AND g.resource_id = m.group_id AND g.provider_id = :via
+          AND g.seen_run = :run AND g.gone_at IS NULL
+        WHERE mover.tenant_id = :tenant AND mover.provider_id = :via AND mover.moved AND mover.gone_at IS NULL
+          AND NOT EXISTS (SELECT 1 FROM held_removals h
+                          WHERE h.tenant_id = :tenant AND h.link_no = g.no AND h.action = 'shrink'))
+    UPDATE memberships m SET member_id = stale.now FROM stale
+    WHERE m.tenant_id = :tenant AND m.no = stale.no AND stale.now IS DISTINCT FROM stale.was
+    RETURNING m.group_id, stale.was, stale.now
+""")
+
+
+def correct(tenant: str, via: str, run_no: int, tally: Tally) -> None:
+    """Lists read in this pass mean whoever is called so at its end, not who was called so when they were read.
+
+    Groups of which some members are held keep what they have: their rows are not the list.
+    """
+    found = db.session().execute(_CORRECT, {"tenant": tenant, "via": via, "run": run_no}).all()
+    tally.lose((group, was) for group, was, _ in found)
+    tally.gain((group, now) for group, _, now in found)
 
 
 _FORGET = sa.text("""

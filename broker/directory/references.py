@@ -40,6 +40,14 @@ _WAITING = sa.text("""
         WHERE tenant_id = :tenant AND removed_at IS NULL AND parent_id IS NULL AND parent_ref = u.ref OFFSET 0) r
     WHERE EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = :tenant AND l.resource_id = r.id AND l.provider_id = :via)
 """)
+_MISLED = sa.text("""
+    SELECT DISTINCT r.id FROM links mover
+    JOIN resources r ON r.tenant_id = :tenant AND r.removed_at IS NULL
+      AND ((r.manager_id = mover.resource_id AND r.manager_ref <> mover.ref)
+        OR (r.parent_id = mover.resource_id AND r.parent_ref <> mover.ref))
+    JOIN links l ON l.tenant_id = :tenant AND l.resource_id = r.id AND l.provider_id = :via AND l.seen_run = :run
+    WHERE mover.tenant_id = :tenant AND mover.provider_id = :via AND mover.moved AND mover.gone_at IS NULL
+""")
 _POINTING = sa.text("""
     SELECT id FROM resources WHERE tenant_id = :tenant AND removed_at IS NULL
       AND (manager_id = ANY(CAST(:ids AS text[])) OR parent_id = ANY(CAST(:ids AS text[])))
@@ -74,6 +82,24 @@ def arrived(tenant: str, via: str, here: Resolved, changes: Changes) -> None:
             row.parent_id = meant(here, row.parent_ref, "unit")
 
     _repoint(tenant, found, repoint, changes)
+
+
+def correct(tenant: str, via: str, run_no: int, changes: Changes) -> None:
+    """Records read in this pass mean whoever is called so at its end, not who was called so when they were read."""
+    where = {"tenant": tenant, "via": via, "run": run_no}
+    found = db.session().execute(_MISLED, where).scalars().all()
+    for start in range(0, len(found), AT_ONCE):
+        loaded = rows.load(tenant, found[start : start + AT_ONCE])
+        refs = {ref for row in loaded.values() for ref in (row.manager_ref, row.parent_ref) if ref is not None}
+        now = resolve(tenant, via, refs)
+
+        def repoint(row: Row, now: Resolved = now) -> None:
+            if MANAGER not in row.pins:
+                row.manager_id = meant(now, row.manager_ref, "user")
+            if PARENT not in row.pins:
+                row.parent_id = meant(now, row.parent_ref, "unit")
+
+        _write(tenant, loaded.values(), repoint, changes)
 
 
 def left(tenant: str, gone: Sequence[str], via: str | None, changes: Changes) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ..db import db
 from ..events import Changes, record
 from . import layers, members, references, rows
-from .news import tell_members
+from .news import Tally, tell_members
 from .outcome import EXPLICIT, Loss, Outcome, decode_leaving
 
 _ABSENT = sa.text("""
@@ -97,7 +97,7 @@ def administrators_among(tenant: str, losses: Sequence[Loss]) -> set[int]:
 def take_away(tenant: str, via: str, losses: Sequence[Loss], run_no: int) -> Outcome:
     """Do these losses that still hold; what changed meanwhile is left alone. `run_no`: the full pass that proves
     absence."""
-    outcome, changes, tally = Outcome(), Changes(), members.Tally()
+    outcome, changes, tally = Outcome(), Changes(), Tally()
     by_action = {
         action: [loss for loss in losses if loss.action == action] for action in ("remove", "disable", "shrink")
     }
@@ -120,7 +120,7 @@ def _remove(
     run_no: int,
     outcome: Outcome,
     changes: Changes,
-    tally: members.Tally,
+    tally: Tally,
 ) -> None:
     if not losses:
         return
@@ -160,7 +160,7 @@ def _written_here(row: rows.Row) -> bool:
 
 
 def remove_rows(
-    tenant: str, gone: Sequence[rows.Row], changes: Changes, tally: members.Tally, *, via: str | None = None
+    tenant: str, gone: Sequence[rows.Row], changes: Changes, tally: Tally, *, via: str | None = None
 ) -> None:
     """Remove live resources: out of sight, out of their groups, names free; their reports and children point nowhere,
     or to whoever the upstream `via` calls so by now."""
@@ -208,7 +208,7 @@ def deactivate(tenant: str, ids: Sequence[str], changes: Changes) -> list[rows.R
     return active
 
 
-def _shrink(tenant: str, via: str, losses: Sequence[Loss], tally: members.Tally) -> None:
+def _shrink(tenant: str, via: str, losses: Sequence[Loss], tally: Tally) -> None:
     if not losses:
         return
     leaving = {}

@@ -23,12 +23,11 @@ from ..db import current_scope, db, directory_writes
 from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider, Resource
-from . import layers, mapping, members, names, references, removal, rows
+from . import layers, links, mapping, members, names, references, removal, rows
 from .apply import PageOfChanges
-from .documents import MANAGER, PARENT, Values, apart, differing, flattened, parse, stored_extras, with_typed
+from .documents import MANAGER, PARENT, Values, apart, differing, flattened, holds_nul, put, stored_extras
 from .layers import Provider, Said
-from .members import Shown
-from .news import tell_members, tell_shown
+from .news import Shown, Tally, tell_members, tell_shown
 from .outcome import Loss, Outcome
 from .rows import Row, Unfit
 
@@ -163,7 +162,7 @@ class Directory:
         row = self._load(resource_type, id, if_match)
         if db.session().execute(_OWNED, {"tenant": self.tenant, "id": id}).first() is not None:
             raise OwnedByUpstream("An upstream has this resource; remove it there", scim_type="mutability")
-        changes, tally = Changes(), members.Tally()
+        changes, tally = Changes(), Tally()
         with directory_writes():
             removal.remove_rows(self.tenant, [row], changes, tally)
             tell_members(self.tenant, tally, changes)
@@ -218,6 +217,17 @@ class Directory:
                 if not names.is_clash(error):
                     raise
             return page()
+
+    def correct(self, via: IdentityProvider, run_no: int) -> None:
+        """The full pass `run_no` is finished: everybody is known by the name he has now. Whom lists and reports read
+        earlier in it took for somebody else is put right."""
+        changes, tally = Changes(), Tally()
+        with directory_writes():
+            members.correct(self.tenant, via.id, run_no, tally)
+            references.correct(self.tenant, via.id, run_no, changes)
+            links.settle(self.tenant, via.id)
+            tell_members(self.tenant, tally, changes)
+            record(changes)
 
     def absent(self, via: IdentityProvider, run_no: int) -> list[Loss]:
         """What the finished full pass `run_no` did not meet."""
@@ -325,7 +335,7 @@ class Directory:
                 local[key] = value
         for key, value in written.items():
             if key in filled and value != filled[key]:
-                _put(local, key, value)
+                put(local, key, value)
         if complete:
             hidden = stored_extras(row.type, present)
             missing = sorted(key for key in decided if key in present and key not in written and key not in hidden)
@@ -335,7 +345,7 @@ class Directory:
 
     def _settle(self, row: Row, said: Sequence[Said]) -> None:
         if any(
-            b"\\u0000" in orjson.dumps(value) and _holds_nul(value)
+            b"\\u0000" in orjson.dumps(value) and holds_nul(value)
             for value in (*row.local.values(), *row.pins.values())
         ):
             raise ValidationFailed("A value holds a NUL character.", scim_type="invalidValue")
@@ -427,20 +437,3 @@ def _taken() -> Conflict:
 
 def _member_ids(document: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(member["value"]) for member in document.get("members") or ()))
-
-
-def _put(local: Values, key: str, value: Any) -> None:
-    """Write a flat key: one that stands for a typed value, into the list it is part of."""
-    path = parse(key)
-    if path.kind is None:
-        local[key] = value
-    else:
-        local[path.attribute] = with_typed(local.get(path.attribute, ()), path.attribute, [(path, value)])
-
-
-def _holds_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\x00" in value
-    if isinstance(value, Mapping):
-        return any(_holds_nul(item) for pair in value.items() for item in pair)
-    return isinstance(value, Sequence) and any(_holds_nul(item) for item in value)

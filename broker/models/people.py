@@ -202,6 +202,7 @@ class Link(DirectoryOwned, Base):
             postgresql_where=text("primary_ref IS NOT NULL"),
         ),
         Index("ix_links_disabled", "tenant_id", "provider_id", postgresql_where=text("NOT active AND gone_at IS NULL")),
+        Index("ix_links_moved", "tenant_id", "provider_id", postgresql_where=text("moved")),
         {"postgresql_with": {"fillfactor": "70"}},
     )
 
@@ -226,6 +227,8 @@ class Link(DirectoryOwned, Base):
     """Why this record has no resource although its kind would have one (`user_name_taken`)."""
     name_kept: Mapped[bool] = mapped_column(server_default=text("false"))
     """The resource kept its old name, the record's being somebody else's or none at all."""
+    moved: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Called by another `ref` than before, and no pass has been finished since."""
     gone_at: Mapped[Moment | None]
 
 

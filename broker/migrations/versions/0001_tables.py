@@ -307,6 +307,7 @@ def upgrade() -> None:
         sa.Column("seen_run", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("skipped", sa.Text(), nullable=True),
         sa.Column("name_kept", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("moved", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("gone_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["tenant_id", "provider_id"],
@@ -338,6 +339,9 @@ def upgrade() -> None:
         ["tenant_id", "provider_id"],
         unique=False,
         postgresql_where=sa.text("NOT active AND gone_at IS NULL"),
+    )
+    op.create_index(
+        "ix_links_moved", "links", ["tenant_id", "provider_id"], unique=False, postgresql_where=sa.text("moved")
     )
     op.create_index(
         "ix_links_primary",

@@ -240,11 +240,17 @@ class Upstream:
         with self.open() as (directory, via):
             return directory.take_away(losses, via, self.run_no)
 
+    def finish(self, losses: Sequence[Loss] = ()) -> Outcome:
+        """End the present pass: put right whom it mistook, and take away what it did not meet."""
+        with self.open() as (directory, via):
+            directory.correct(via, self.run_no)
+        return self.take_away([*losses, *self.losses()])
+
     def pass_over(self, *changes: Change) -> Outcome:
         """A whole pass in one page, with everything it takes away."""
         self.next_run()
         applied = self.apply(*changes)
-        self.take_away([*applied.losses, *self.losses()])
+        self.finish(applied.losses)
         return applied
 
     def link(self, key: str) -> Link:

@@ -146,6 +146,25 @@ def test_member_who_leaves_and_returns_while_unread_is_a_member(acme: Tenant, ad
     assert kinds(acme, staff) == ["member"] * 3
 
 
+@pytest.mark.parametrize("listed_first", [True, False])
+def test_two_who_swap_their_dns_are_told_apart_at_the_end(acme: Tenant, ad: Upstream, listed_first: bool) -> None:
+    x, y = dn("x"), dn("y")
+    staff, reports = group("staff", x), person("rep", manager=x)
+    ad.pass_over(person("ann", at=x), person("bob", at=y), staff, reports)
+    staff_id, rep, bob = ad.resource("key-staff"), ad.resource("key-rep"), ad.resource("key-bob")
+    acme.news()
+    ad.next_run()
+    pages = [[staff, reports], [person("ann", at=y)], [person("bob", at=x)]]
+    for page in pages if listed_first else reversed(pages):
+        ad.apply(*page)
+    ad.finish()
+    assert acme.members(staff_id) == {"bob"}
+    assert acme.row(rep).manager_id == bob
+    assert acme.happened() == [MEMBERS_CHANGED, "user.updated"]
+    ad.pass_over(person("ann", at=y), person("bob", at=x), staff, reports)
+    assert acme.news() == []
+
+
 def test_recreated_account_takes_the_place_of_its_name(acme: Tenant, ad: Upstream) -> None:
     people = [person("ann", key="old"), person("bob", manager=dn("ann")), group("staff", dn("ann"), dn("bob"))]
     ad.pass_over(*people)

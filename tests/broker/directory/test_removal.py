@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from broker import credentials, ids
 from broker.attributes import ENTERPRISE
+from broker.db import db
 from broker.directory import EXPLICIT, Loss, members_lost
 from broker.models import HeldRemoval, PersonalAccessToken, Resource, ResourceValue, RoleAssignment, SyncRun
 from connectors.port import Gone
@@ -62,6 +66,32 @@ def test_shrink_spares_members_who_were_renamed_meanwhile(acme: Tenant, ad: Upst
     ad.next_run().apply(person("p0", at=dn("p0", "OU=Moved")), *map(person, NAMES[1:]))
     ad.take_away([loss])
     assert acme.members(ad.resource("key-staff")) == set(NAMES[:4])
+
+
+def test_held_members_stay_when_they_are_renamed(acme: Tenant, ad: Upstream) -> None:
+    ad.apply(*map(person, NAMES), group("staff", *map(dn, NAMES)))
+    ad.next_run()
+    moved = person("p11", at=dn("p11", "OU=Moved"))
+    losses = ad.apply(moved, *map(person, NAMES[:11]), group("staff", *map(dn, NAMES[:4]))).losses
+    hold(ad, losses)
+    with ad.open() as (directory, via):
+        directory.correct(via, ad.run_no)
+    assert acme.members(ad.resource("key-staff")) == set(NAMES)
+    ad.take_away(losses)
+    assert acme.members(ad.resource("key-staff")) == set(NAMES[:4])
+
+
+def hold(ad: Upstream, losses: Sequence[Loss]) -> None:
+    """Store losses as the guard does."""
+    with ad.open() as (_, via):
+        session = db.session()
+        run = SyncRun(id=ids.new("run"), provider_id=via.id, kind="full", status="held")
+        session.add(run)
+        session.flush()
+        for loss in losses:
+            held = HeldRemoval(link_no=loss.link_no, action=loss.action, digest=loss.digest, reason="x")
+            held.provider_id, held.run_id, held.evidence = via.id, run.id, loss.evidence
+            session.add(held)
 
 
 def test_same_shrink_has_the_same_evidence(acme: Tenant, ad: Upstream) -> None:
@@ -234,17 +264,7 @@ def test_roles_and_tokens_end_with_whoever_held_them(acme: Tenant, ad: Upstream)
 def test_held_removal_is_forgotten_when_the_record_is_back(acme: Tenant, ad: Upstream) -> None:
     ad.apply(person("ann"), person("bob"))
     ad.next_run().apply(person("bob", active=False))
-    with ad.open() as (directory, via):
-        from broker.db import db
-
-        session = db.session()
-        run = SyncRun(id=ids.new("run"), provider_id=via.id, kind="full", status="held")
-        session.add(run)
-        session.flush()
-        for loss in [*directory.absent(via, ad.run_no), *directory.disables(via)]:
-            held = HeldRemoval(link_no=loss.link_no, action=loss.action, digest=loss.digest, reason="x")
-            held.provider_id, held.run_id = via.id, run.id
-            session.add(held)
+    hold(ad, ad.losses())
 
     def held() -> list[str]:
         with acme.open() as session:
@@ -258,10 +278,6 @@ def test_held_removal_is_forgotten_when_the_record_is_back(acme: Tenant, ad: Ups
 
 
 def test_thousand_go_in_a_bounded_number_of_statements(acme: Tenant, ad: Upstream) -> None:
-    from sqlalchemy import event
-
-    from broker.db import db
-
     people = [person(f"p{n}", manager=dn("p0")) for n in range(300)]
     ad.apply(*people, group("staff", *(dn(f"p{n}") for n in range(300))))
     ad.next_run()
