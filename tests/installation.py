@@ -38,6 +38,8 @@ class Installation:
             self.port: int = free.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Done again and again while we wait for something."""
 
     def start(self) -> None:
         """`scaikey up`; returns when it is ready."""
@@ -112,6 +114,7 @@ class Installation:
         while not true():
             waited = time.monotonic() - began
             assert waited < seconds, f"not {what} within {seconds} s; {self.log.read_text()[-2000:]}"
+            self.meanwhile()
             time.sleep(0.03)
         return time.monotonic() - began
 

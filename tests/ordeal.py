@@ -41,12 +41,19 @@ _DRAINED, _SILENCE = 600.0, 120.0
 
 
 class Importing:
-    """`scaikey scim import`, begun again whenever it was killed, until it is done."""
+    """`scaikey scim import`, killed as planned and begun again each time, until it is done.
 
-    def __init__(self, installation: Installation, provider: str, file: Path) -> None:
+    `deaths`: how many entries it has read when its end draws near (0: it has hardly begun), and the seconds left then.
+    """
+
+    def __init__(
+        self, installation: Installation, provider: str, file: Path, deaths: Sequence[tuple[int, float]] = ()
+    ) -> None:
         self.installation = installation
         self.command = installation.command("scim", "import", "--provider", provider, "--json", str(file))
         self.output = installation.folder / f"import-{provider}.log"
+        self.deaths = list(deaths)
+        self.kills: Counter[str] = Counter()
         self.begun = 0
         self.done = self.again = False
         self.start()
@@ -55,6 +62,7 @@ class Importing:
         self.begun += 1
         self.again = self.again or self.done  # an export that was read to its end already: nothing may come of it
         self.done = False
+        self.fatal: float | None = None
         with self.output.open("wb") as output:
             environment = self.installation.environment()
             self.process = subprocess.Popen(self.command, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -63,23 +71,36 @@ class Importing:
         return "pushing" if self.done else PHASES[self.again]
 
     def tend(self) -> None:
-        """Begin again after a kill; anything else but success is a failure of the product."""
+        """What is due: its end, or its next beginning. Any end but ours or success is a failure of the product."""
         status = self.process.poll()
-        if self.done or status is None:
-            return
-        if status == 0:
+        if status is None:
+            self.meet_death()
+        elif status == 0 and not self.deaths:
             self.done = True
         else:
-            assert status == -9, f"the import ended with {status}: {self.output.read_text()[-2000:]}"
+            assert status in (0, -9), f"the import ended with {status}: {self.output.read_text()[-2000:]}"
+            self.done = status == 0
             self.start()
 
-    def has_taken_a_page(self) -> bool:
-        return b'"progress"' in self.output.read_bytes()
+    def meet_death(self) -> None:
+        now = time.monotonic()
+        if self.fatal is None and self.deaths and self.deaths[0][0] <= self.read():
+            self.fatal = now + self.deaths[0][1]
+        if self.fatal is not None and now >= self.fatal:
+            self.process.kill()
+            if self.process.wait() == -9:
+                self.kills[self.phase()] += 1
+                self.deaths.pop(0)
+
+    def read(self) -> int:
+        """Entries, as it told last."""
+        told = [line for line in self.output.read_bytes().splitlines() if line.startswith(b'{"event": "progress"')]
+        return int(json.loads(told[-1])["read"]) if told and told[-1].endswith(b"}") else 0
 
     def finish(self) -> None:
         while not self.done:
             self.tend()
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 class Clerk:
@@ -220,14 +241,18 @@ class Ordeal:
         self.target = acme.post("/scim-targets", wanted)["id"]
         self.clerk = Clerk(self.scim["acme"], self.clerk_pause)
 
-    def round(self, name: str, victims: Sequence[str], pause: tuple[float, float]) -> None:
-        """Read the present export with these kills, `pause` apart; when nothing is owed any more, compare."""
+    def round(self, name: str, imports: int, victims: Sequence[str], pause: tuple[float, float]) -> None:
+        """Read the present export with these kills, `pause` apart; when nothing is owed any more, compare.
+
+        The import is killed so often beside them: at places of the export, which is short, not at times.
+        """
         began = time.monotonic()
         self.file = self.population.write(self.installation.folder / f"{name}.ldif")
         calm = Importing(self.installation, self.providers["calm"], self.file)
         calm.finish()
         undisturbed = time.monotonic() - began
-        self.importing = Importing(self.installation, self.providers["acme"], self.file)
+        self.importing = Importing(self.installation, self.providers["acme"], self.file, self.deaths(imports))
+        self.installation.meanwhile = self.importing.tend
         struck = time.monotonic()
         with self.clerk.at_work():
             for victim in victims:
@@ -235,6 +260,7 @@ class Ordeal:
                 self.strike(victim)
                 self.strikes[victim, self.importing.phase()] += 1
             self.importing.finish()
+        self.strikes.update({("import", phase): times for phase, times in self.importing.kills.items()})
         read = time.monotonic()
         self.wait_for_push()
         now = time.monotonic()
@@ -244,6 +270,16 @@ class Ordeal:
             (f"{name}: until nothing was owed", f"{now - struck:.1f} s"),
         ]
         self.verify()
+
+    def deaths(self, count: int) -> list[tuple[int, float]]:
+        """Three of four while it reads, at any place but the very end; the others while it starts or waits."""
+        chance = self.chance
+        entries = 0.85 * len(self.population.people)
+        reading = iter(sorted(int(chance.uniform(1, entries)) for _ in range(count)))
+        return [
+            (0, chance.uniform(0.0, 4.0)) if number % 4 == 3 else (next(reading), chance.uniform(0.0, 0.3))
+            for number in range(count)
+        ]
 
     def work(self, seconds: float) -> None:
         """Let time pass; a killed import is begun again meanwhile."""
@@ -255,8 +291,6 @@ class Ordeal:
     def strike(self, victim: str) -> None:
         installation = self.installation
         match victim:
-            case "import":
-                self.strike_import()
             case "worker" | "clock":
                 kill(self.found(victim, lambda: installation.child(victim)))
             case "work-horse":
@@ -273,22 +307,6 @@ class Ordeal:
                 self.strike_all()
             case _:
                 raise ValueError(victim)
-
-    def strike_import(self) -> None:
-        """While it starts or waits for its predecessor's lease, or while it reads."""
-        importing = self.importing
-        while True:
-            if importing.done:
-                importing.start()
-            if self.chance.random() < 0.7:
-                while not (importing.done or importing.has_taken_a_page()):
-                    self.work(0.02)
-            self.work(self.chance.uniform(0.0, 0.4))
-            if importing.process.poll() is None:
-                importing.process.kill()
-                importing.process.wait()
-                return
-            importing.tend()
 
     def strike_work_horse(self) -> psutil.Process:
         """At whatever it is doing; returns the worker it worked for."""

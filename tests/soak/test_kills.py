@@ -22,12 +22,8 @@ SEED = int(os.environ.get("SOAK_SEED", "20261122"))
 HANDS = int(os.environ.get("SOAK_HANDS", "3"))
 
 # `scaikey up` gives a process type up that was killed six times in a row: it is itself the last of each hand.
-HAND = (
-    *("import",) * 3,
-    *("worker",) * 2,
-    *("work-horse",) * 2,
-    *("worker and work-horse",) * 2,
-)
+HAND = (*("worker",) * 2, *("work-horse",) * 2, *("worker and work-horse",) * 2)
+IMPORTS = 3
 BESIDES = ("clock", "valkey, emptied")
 
 
@@ -39,7 +35,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 
 
 def dealt(chance: random.Random, hands: int) -> list[str]:
-    """So many hands of ten kills, each shuffled with a few besides and ended by the whole of it."""
+    """So many hands, each shuffled with a few besides and ended by the whole of it; with the imports, ten kills."""
     victims = []
     for number in range(hands):
         hand = [*HAND, ("web worker", "web")[number % 2], *BESIDES]
@@ -55,9 +51,9 @@ def test_random_kills_lose_nothing_and_double_nothing(installation: Installation
     with scim2_server(log) as receiver:
         ordeal = Ordeal(installation, receiver("acme"), log, PEOPLE, SEED, photo_bytes=9_000, clerk_pause=0.2)
         ordeal.prepare()
-        ordeal.round("first", dealt(chance, HANDS), pause=(0.3, 4.0))
+        ordeal.round("first", HANDS * IMPORTS, dealt(chance, HANDS), pause=(0.3, 6.0))
         changed = ordeal.population.change(0.1)
         ordeal.notes.append(("changes of the second round", ", ".join(f"{n} {deed}" for deed, n in changed.items())))
-        ordeal.round("second", dealt(chance, 1), pause=(0.3, 2.0))
+        ordeal.round("second", IMPORTS, dealt(chance, 1), pause=(0.3, 4.0))
         ordeal.stop()
     ordeal.tell()
