@@ -96,8 +96,8 @@ _own_scopes: dict[str, Scope] = {}
 _noted: dict[str, float] = {}
 
 
-def authenticate(authorization: str | None, *, audience: str = credentials.OUR_AUDIENCE) -> Actor:
-    """The actor behind an Authorization header; without one, ANONYMOUS.
+def authenticate(authorization: str | None, *, audience: str | None = credentials.OUR_AUDIENCE) -> Actor:
+    """The actor behind an Authorization header; without one, ANONYMOUS. `audience` None takes a token for any.
 
     Raises AuthenticationRequired (unknown, revoked, of another audience, of somebody or some tenant that is
     disabled) and TokenExpired.
@@ -116,7 +116,7 @@ def authenticate(authorization: str | None, *, audience: str = credentials.OUR_A
         raise AuthenticationRequired(note=f"{row.id} is revoked, or its holder or tenant is disabled")
     if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
         raise TokenExpired
-    if audience not in row.audiences:
+    if audience is not None and audience not in row.audiences:
         raise AuthenticationRequired(note=f"{row.id} is for another audience")
     _own_scopes[row.tenant] = Scope(row.tenant, row.partner_id, row.tenant_kind, row.slug)
     scim = row.kind == "scim"

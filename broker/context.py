@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 TenantKind = Literal["customer", "home", "platform"]
-ActorKind = Literal["user", "service_account", "scim_token", "system", "anonymous"]
+ActorKind = Literal["user", "service_account", "application", "scim_token", "system", "anonymous"]
 
 
 @dataclass(frozen=True, slots=True)

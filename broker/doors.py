@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from . import access, logs, strict_json
 from .context import Actor, Scope, acting, current_request_id
+from .credentials import OUR_AUDIENCE
 from .db import platform_scope, unit
 from .errors import (
     AuthenticationRequired,
@@ -75,6 +76,7 @@ class Deed:
     transaction: bool
     about: About
     view: View
+    any_audience: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,20 @@ class Door:
     """A blueprint whose every route names its deed and its place."""
 
     def __init__(
-        self, name: str, *, url_prefix: str, render: Callable[[Problem], Response], max_bytes: int = 256 * 1024
+        self,
+        name: str,
+        *,
+        url_prefix: str,
+        render: Callable[[Problem], Response],
+        max_bytes: int = 256 * 1024,
+        authenticate: Callable[[Deed], Actor] | None = None,
     ) -> None:
+        """`authenticate`: who asks, where it is not said by a bearer token (a browser's session)."""
         self.name = name
         self.url_prefix = url_prefix
         self.render = render
         self.max_bytes = max_bytes
+        self._authenticate = authenticate or _by_bearer_token
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix or None)
         self._guards: dict[str, tuple[Deed, View]] = {}
 
@@ -113,8 +123,10 @@ class Door:
         spanning: bool | None = None,
         transaction: bool = True,
         about: About | None = None,
+        any_audience: bool = False,
     ) -> Callable[[View], View]:
         """Register a view. `spanning` opens its transaction across tenants; `transaction=False` opens none.
+        `any_audience` takes any token of ours, not only those made for this API.
 
         A `tenant` or `own` route without a tenant in its path is also served under `/t/<tenant>`.
         """
@@ -130,6 +142,7 @@ class Door:
                 transaction and context != "none",
                 about or About(),
                 view,
+                any_audience,
             )
             endpoint = f"{view.__module__.replace('.', '_')}_{view.__name__}"
             known, call = self._guards.setdefault(endpoint, (deed, self._guard(deed)))
@@ -150,7 +163,7 @@ class Door:
             request.max_content_length = self.max_bytes
             if deed.action is Action.NOTHING_SECRET:
                 return deed.view(**arguments)
-            actor = access.authenticate(request.headers.get("Authorization"))
+            actor = self._authenticate(deed)
             if actor.kind == "anonymous":
                 raise AuthenticationRequired
             if access.use_is_due(actor):
@@ -167,6 +180,11 @@ class Door:
 
         call.deed = deed  # type: ignore[attr-defined]
         return call
+
+
+def _by_bearer_token(deed: Deed) -> Actor:
+    audience = None if deed.any_audience else OUR_AUDIENCE
+    return access.authenticate(request.headers.get("Authorization"), audience=audience)
 
 
 def scope() -> Scope:

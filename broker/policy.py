@@ -20,6 +20,10 @@ class Action(StrEnum):
 
     NOTHING_SECRET = "public.read"
     WHOAMI = "self.read"
+    LAUNCHER_READ = "launcher.read"
+    SESSION_READ = "session.read"
+    SESSION_WRITE = "session.write"
+    PASSWORD_WRITE = "password.write"
     OWN_TOKEN_READ = "own_token.read"
     OWN_TOKEN_WRITE = "own_token.write"
     TOKEN_FOR_OTHERS_READ = "token_for_others.read"
@@ -45,6 +49,8 @@ class Action(StrEnum):
     ASSIGNMENT_WRITE = "assignment.write"
     ROLE_READ = "role.read"
     ROLE_WRITE = "role.write"
+    SERVICE_ACCOUNT_READ = "service_account.read"
+    SERVICE_ACCOUNT_WRITE = "service_account.write"
     PROVIDER_READ = "provider.read"
     PROVIDER_WRITE = "provider.write"
     SYNC_READ = "sync.read"
@@ -127,6 +133,10 @@ ABOVE = (super_admin,)
 RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.NOTHING_SECRET: (anybody,),
     Action.WHOAMI: (belongs,),
+    Action.LAUNCHER_READ: (belongs,),
+    Action.SESSION_READ: (belongs, *TENANT),
+    Action.SESSION_WRITE: (belongs, *TENANT),
+    Action.PASSWORD_WRITE: TENANT,
     Action.OWN_TOKEN_READ: (belongs, *TENANT),
     Action.OWN_TOKEN_WRITE: (belongs, *TENANT),
     Action.TOKEN_FOR_OTHERS_READ: TENANT,
@@ -150,6 +160,8 @@ RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.ASSIGNMENT_WRITE: TENANT,
     Action.ROLE_READ: TENANT,
     Action.ROLE_WRITE: TENANT,
+    Action.SERVICE_ACCOUNT_READ: TENANT,
+    Action.SERVICE_ACCOUNT_WRITE: TENANT,
     Action.PROVIDER_READ: TENANT,
     Action.PROVIDER_WRITE: TENANT,
     Action.SYNC_READ: TENANT,
@@ -167,6 +179,7 @@ RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.DIRECTORY_PIN: TENANT,
 }
 
+_ANY_CREDENTIAL = frozenset({Action.NOTHING_SECRET, Action.WHOAMI, Action.LAUNCHER_READ})
 _SCIM = frozenset({Action.DIRECTORY_READ, Action.DIRECTORY_WRITE, Action.DIRECTORY_PIN})
 
 
@@ -174,10 +187,12 @@ def credential_allows(actor: Actor, action: Action) -> bool:
     """Whether the token that was shown may be used for this; a role never widens it."""
     if actor.kind in ("system", "anonymous"):
         return True
+    if action in _ANY_CREDENTIAL:
+        return True
     if action in _SCIM:
         return "scim" in actor.scopes
     if action.endswith(".read"):
-        return bool(actor.scopes & {"scaikey:read", "scaikey:write"}) or action is Action.NOTHING_SECRET
+        return bool(actor.scopes & {"scaikey:read", "scaikey:write"})
     return "scaikey:write" in actor.scopes
 
 

@@ -15,36 +15,60 @@ from .applications import (
 from .base import Base, DirectoryOwned, TenantOwned
 from .credentials import PersonalAccessToken, RoleAssignment, ScimToken
 from .events import Delivery, Event
+from .oauth import (
+    AuthorizationCode,
+    ClientSecret,
+    Consent,
+    Grant,
+    RefreshToken,
+    RevokedToken,
+    ServiceAccount,
+    SigningKey,
+)
 from .people import Group, Link, LinkRecord, Membership, OrganizationalUnit, Resource, ResourceValue, User
 from .providers import HeldRemoval, IdentityProvider, SyncRun, SyncSkip
+from .sign_in import Attempt, OneTime, Password, Session, SignInFlow
 from .tenancy import Domain, Partner, PlatformFact, RetiredSlug, SettingValue, Tenant
 
 __all__ = [
     "Application",
     "ApplicationAccess",
     "Assignment",
+    "Attempt",
+    "AuthorizationCode",
     "Base",
+    "ClientSecret",
+    "Consent",
     "Delivery",
     "DirectoryOwned",
     "Domain",
     "Event",
+    "Grant",
     "Group",
     "HeldRemoval",
     "IdentityProvider",
     "Link",
     "LinkRecord",
     "Membership",
+    "OneTime",
     "OrganizationalUnit",
     "Partner",
+    "Password",
     "PersonalAccessToken",
     "PlatformFact",
+    "RefreshToken",
     "Resource",
     "ResourceValue",
     "RetiredSlug",
+    "RevokedToken",
     "RoleAssignment",
     "ScimTarget",
     "ScimToken",
+    "ServiceAccount",
+    "Session",
     "SettingValue",
+    "SignInFlow",
+    "SigningKey",
     "SyncRun",
     "SyncSkip",
     "TargetMember",

@@ -23,6 +23,10 @@ class Application(Stamped, Base):
         belongs_to_tenant(),
         CheckConstraint("scope IN ('TENANT', 'PARTNER', 'GLOBAL')", "scope"),
         CheckConstraint("type IN ('web', 'spa', 'native', 'service', 'mcp')", "type"),
+        CheckConstraint(
+            "token_endpoint_auth_method IN ('client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none')",
+            "auth_method",
+        ),
     )
 
     tenant_id: Mapped[Key] = mapped_column(primary_key=True)
@@ -35,7 +39,25 @@ class Application(Stamped, Base):
     assignment_required: Mapped[bool] = mapped_column(server_default=text("true"))
     launch_url: Mapped[str | None]
     icon_url: Mapped[str | None]
+    third_party: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Its people are asked for consent."""
+    redirect_uris: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    post_logout_redirect_uris: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    grant_types: Mapped[list[str]] = mapped_column(server_default=text("""'["authorization_code"]'"""))
+    token_endpoint_auth_method: Mapped[str] = mapped_column(server_default="client_secret_basic")
+    jwks: Mapped[dict[str, Any] | None]
+    """Public keys of a client that authenticates by `private_key_jwt`; or `jwks_uri` says where they are."""
+    jwks_uri: Mapped[str | None]
+    access_token_signed_response_alg: Mapped[str] = mapped_column(server_default="RS256")
+    id_token_signed_response_alg: Mapped[str] = mapped_column(server_default="RS256")
     audience: Mapped[str | None]
+    """The API identifier its access tokens carry."""
+    allowed_audiences: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    scopes: Mapped[list[str]] = mapped_column(
+        server_default=text("""'["openid", "profile", "email", "offline_access"]'""")
+    )
+    access_token_lifetime: Mapped[int | None]
+    authorization_code_lifetime: Mapped[int | None]
 
 
 class ApplicationAccess(TenantOwned, Base):

@@ -15,7 +15,11 @@ from .base import Base, Big, Bytes, Key, Moment, Stamped, TenantOwned, belongs_t
 
 class IdentityProvider(Stamped, TenantOwned, Base):
     __tablename__ = "identity_providers"
-    __table_args__ = (belongs_to_tenant(), Index("uq_identity_providers_name", "tenant_id", "name", unique=True))
+    __table_args__ = (
+        belongs_to_tenant(),
+        CheckConstraint("linking IN ('never', 'verified_email')", "linking"),
+        Index("uq_identity_providers_name", "tenant_id", "name", unique=True),
+    )
 
     id: Mapped[Key] = mapped_column(primary_key=True)
     kind: Mapped[Key]
@@ -28,6 +32,16 @@ class IdentityProvider(Stamped, TenantOwned, Base):
     """Sealed JSON of the config's secret fields."""
     attribute_mapping: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     """Rows that replace or add to the catalogue's default mapping; see `directory.mapping`."""
+    sign_in: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether people may sign in here."""
+    domains: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    """Whose e-mail addresses are sent here; only domains the tenant has verified count."""
+    jit: Mapped[dict[str, Any]] = mapped_column(server_default=text("""'{"enabled": false, "groups": []}'"""))
+    """Whether a stranger who signs in becomes a person here, and the groups he is put into."""
+    linking: Mapped[str] = mapped_column(server_default="never")
+    match: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    """Ordered `{claim, attribute}` pairs by which a stranger is found among those that `match_within` gave."""
+    match_within: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
     removal_guard: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     good_config: Mapped[Bytes | None]
     """Digest of the configuration of the last good run."""

@@ -16,13 +16,17 @@ from broker.models import Application, ApplicationAccess, Base, TenantOwned
 from broker.registry import applications
 from tests.conftest import World
 
-PLATFORM_TABLES = {"partners", "tenants", "retired_slugs", "setting_values", "platform_facts"}
-READ_BY_THE_APP = {"partners", "tenants", "setting_values", "alembic_version"}
+PLATFORM_TABLES = {"partners", "tenants", "retired_slugs", "setting_values", "platform_facts", "signing_keys"}
+READ_BY_THE_APP = {"partners", "tenants", "setting_values", "signing_keys", "alembic_version"}
 UNIQUE_IN_THE_PLATFORM = {
     ("applications", "client_id"),
     ("personal_access_tokens", "digest"),
     ("scim_tokens", "digest"),
     ("domains", "name"),
+    ("service_accounts", "client_id"),
+    ("authorization_codes", "digest"),
+    ("refresh_tokens", "digest"),
+    ("sessions", "digest"),
 }
 """Found before any tenant is known."""
 
@@ -77,6 +81,9 @@ def test_every_policy_of_a_tenants_table_asks_for_the_tenant(owner: psycopg.Conn
     for table, deed, permissive, roles, reading, writing in owner.execute(policies):
         seen.setdefault(table, set()).add(deed)
         assert permissive == "PERMISSIVE" and roles == ["public"]
+        if table == "signing_keys":
+            assert (deed, reading) == ("SELECT", "true")  # every process signs with them; the private half is sealed
+            continue
         for clause in filter(None, (reading, writing)):
             assert tenant in clause or "FROM tenants" in clause, (table, clause)
         assert (writing is not None) == (deed in ("ALL", "INSERT")), (table, deed)
@@ -88,6 +95,7 @@ def test_every_policy_of_a_tenants_table_asks_for_the_tenant(owner: psycopg.Conn
         "setting_values": {"SELECT", "INSERT", "UPDATE", "DELETE"},
         "retired_slugs": None,
         "platform_facts": None,
+        "signing_keys": {"SELECT"},
     }
 
 
@@ -177,7 +185,10 @@ def test_functions_with_their_owners_rights_are_closed(owner: psycopg.Connection
         FROM pg_proc p LEFT JOIN LATERAL aclexplode(p.proacl) a ON true
         WHERE p.pronamespace = 'public'::regnamespace GROUP BY p.oid"""
     found = {name: rest for name, *rest in owner.execute(statement)}
-    assert found.keys() == {"scaikey_find_token", "scaikey_find_tenant", "scaikey_refresh_statistics"}
+    assert found.keys() == {
+        *(f"scaikey_find_{noun}" for noun in ("token", "tenant", "client", "code", "refresh", "session", "domain")),
+        "scaikey_refresh_statistics",
+    }
     for name, (function_owner, config, definer, grantees, public) in found.items():
         finder = name.startswith("scaikey_find_")
         assert definer and not public, name

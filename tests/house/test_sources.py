@@ -83,6 +83,8 @@ PUT_TOGETHER = {
     ("broker/events.py", "_owe"): "a subscriber's select, compiled by SQLAlchemy with its values bound",
     ("broker/migrations/versions/0002_walls.py", "upgrade"): "our own tables",
     ("broker/migrations/versions/0002_walls.py", "finder"): "our own functions",
+    ("broker/migrations/versions/0003_sign_in.py", "walls"): "our own tables",
+    ("broker/migrations/versions/0003_sign_in.py", "finder"): "our own functions",
     ("scim/columns.py", "_relation"): "our own columns",
     ("scim/filters.py", "_exists"): "conditions compiled from the filter's grammar, every value bound",
     ("scim/filters.py", "_primary"): "the same",
