@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARTIES := .parties
 
-.PHONY: help demo test check bench soak lock $(VENV)
+.PHONY: help demo test check bench soak lock parties $(VENV)
 
 help: ## this list
 	@grep -hE '^[a-z.$$()A-Z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/^\$$(VENV)/.venv/' -e 's/:.*## /	/' | while IFS='	' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -37,6 +38,18 @@ bench: $(READY) ## side-by-side benchmarks
 
 soak: $(READY) ## random kills and restarts at full count
 	$(BIN)/python -m pytest -m soak --timeout 0 -s $(ARGS)
+
+parties: $(PARTIES)/.ready ## other people's programs that tests sign in with
+
+$(PARTIES)/.ready: tests/parties/package.json tests/parties/requirements.txt
+	@for program in node npm chromium; do command -v $$program >/dev/null || { echo "$$program is missing; on Debian: apt install nodejs npm chromium (Node 20 or newer)" >&2; exit 1; }; done
+	mkdir -p $(PARTIES)
+	cp tests/parties/package.json $(PARTIES)/package.json
+	npm install --prefix $(PARTIES) --no-package-lock --no-audit --no-fund --ignore-scripts --silent
+	ln -sfn ../../$(PARTIES)/node_modules tests/parties/node_modules
+	test -x $(PARTIES)/venv/bin/python || $(PYTHON) -m venv $(PARTIES)/venv
+	$(PARTIES)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parties/requirements.txt
+	@touch $@
 
 lock: $(READY) ## pin every dependency with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9

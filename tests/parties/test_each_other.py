@@ -1,0 +1,88 @@
+"""The third parties among themselves: what later fails with ScaiKey between them is ScaiKey's doing."""
+
+from __future__ import annotations
+
+import json
+
+from tests.parties.conftest import CANAILLE_PEOPLE, Issuer, Open
+from tests.parties.landing import Landing
+from tests.parties.party import Party
+
+
+def test_openid_client_signs_in_at_oidc_provider(
+    node_issuer: Issuer, openid_client: Party, browser: Open, applications: Landing
+) -> None:
+    person = node_issuer.knows("each-other", email="each@other.example", groups=["sre"])
+    made = node_issuer.register(applications.callback, token_endpoint_auth_method="client_secret_basic")
+    known = openid_client.ask(
+        "discover",
+        issuer=node_issuer.url,
+        client_id=made["client_id"],
+        secret=made["client_secret"],
+        method="client_secret_basic",
+    )
+    number = known["number"]
+    url = openid_client.ask("authorize", number=number, redirect_uri=applications.callback, scope="openid email groups")
+    with browser() as visitor:
+        visitor.goto(url)
+        visitor.fill(login=person, password="correct horse")
+        visitor.click("button")
+        answer = visitor.arrive(applications.callback)
+    tokens = openid_client.ask("exchange", number=number, url=answer)
+    assert tokens["claims"]["sub"] == person
+    told = openid_client.ask("userinfo", number=number, token=tokens["access_token"], sub=person)
+    assert told["groups"] == ["sre"]
+    again = openid_client.ask("refresh", number=number, token=tokens["refresh_token"])
+    assert again["access_token"] != tokens["access_token"]
+
+
+def test_openid_client_signs_in_at_canaille(
+    canaille_issuer: Issuer, openid_client: Party, browser: Open, applications: Landing
+) -> None:
+    made = canaille_issuer.register(
+        applications.callback,
+        token_endpoint_auth_method="client_secret_basic",
+        scope="openid profile email groups",
+        client_uri=applications.base_url,
+    )
+    known = openid_client.ask(
+        "discover",
+        issuer=canaille_issuer.url,
+        client_id=made["client_id"],
+        secret=made["client_secret"],
+        method="client_secret_basic",
+    )
+    number = known["number"]
+    url = openid_client.ask("authorize", number=number, redirect_uri=applications.callback, scope="openid email")
+    with browser() as visitor:
+        visitor.goto(url)
+        visitor.fill(login="zoe")
+        visitor.click("button[type=submit], input[type=submit]")
+        visitor.wait("[name=password]")
+        visitor.fill(password=str(CANAILLE_PEOPLE["zoe"]["password"]))
+        visitor.click("button[type=submit], input[type=submit]")
+        answer = visitor.arrive(applications.callback)
+    tokens = openid_client.ask("exchange", number=number, url=answer)
+    assert tokens["claims"]["sub"] == "zoe"
+
+
+def test_oidc_client_ts_signs_in_at_oidc_provider(node_issuer: Issuer, browser: Open, applications: Landing) -> None:
+    person = node_issuer.knows("in-the-browser", email="in@the.example")
+    made = node_issuer.register(
+        applications.spa,
+        token_endpoint_auth_method="none",
+        post_logout_redirect_uris=[applications.spa],
+    )
+    settings = {"authority": node_issuer.url, "client_id": made["client_id"], "scope": "openid email"}
+    with browser() as visitor:
+        visitor.goto(f"{applications.spa}#{json.dumps(settings)}")
+        visitor.click("#in")
+        visitor.wait("[name=login]")
+        visitor.fill(login=person, password="correct horse")
+        visitor.click("button")
+        visitor.wait('#state:has-text("signed_in")')
+        assert json.loads(visitor.text("#state"))["signed_in"]["profile"]["email"] == "in@the.example"
+        visitor.click("#again")
+        visitor.wait('#state:has-text("refreshed")')
+        assert json.loads(visitor.text("#state"))["refreshed"]["access_token"]
+        assert visitor.complaints == []
