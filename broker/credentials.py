@@ -1,16 +1,18 @@
-"""The only hasher and checker of what principals and machines show: personal access tokens and SCIM tokens.
+"""The only hasher and checker of what machines show: personal access tokens, SCIM tokens and clients' secrets.
 
-Owns the form of a token, its digest, and the rows of both kinds: minting (the secret is returned once and
-never stored), revoking, the note of a token's last use. Secrets are 256 random bits, so one SHA-256 is the
-right digest. Who may mint for whom is the door's question; turning a token into an actor is `access`'.
+Owns the form of a token, its digest, and the rows of all kinds: minting (the secret is returned once and
+never stored), revoking, rotating, the note of a token's last use. Secrets are 256 random bits, so one SHA-256 is the
+right digest; what people choose themselves is `passwords`'. Who may mint for whom is the door's question; turning a
+token into an actor is `access`'.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,11 +20,12 @@ import sqlalchemy as sa
 
 from . import events, ids
 from .db import current_scope, db
-from .errors import NotFound, ValidationFailed
-from .models import IdentityProvider, PersonalAccessToken, ScimToken, User
+from .errors import Conflict, NotFound, ValidationFailed
+from .models import ClientSecret, IdentityProvider, PersonalAccessToken, ScimToken, User
 
 PAT_PREFIX = "skt_"
 SCIM_PREFIX = "sks_"
+CLIENT_PREFIX = "skc_"
 SCOPES = ("scaikey:read", "scaikey:write", "scim", "introspect")
 OUR_AUDIENCE = "scaikey"
 DEFAULT_LIFE = timedelta(days=90)
@@ -30,7 +33,12 @@ LONGEST_LIFE = timedelta(days=366)
 LONGEST_LIFE_FOR_OTHERS = timedelta(days=30)
 LEEWAY = timedelta(minutes=1)
 """Between the clocks of who asks for the longest life and ours."""
+OVERLAP = timedelta(hours=24)
+LONGEST_OVERLAP = timedelta(days=30)
+MOST_CLIENT_SECRETS = 5
+"""Of one client that may be valid at once."""
 
+_ONE_ROTATION = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('client_secret ' || :id, 0))")
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BODY = 43
 _CHECK = 6
@@ -116,6 +124,77 @@ def mint_scim_token(values: dict[str, Any]) -> tuple[ScimToken, str]:
     session.flush()
     _record("scim_token.created", "ScimToken", token.id, sorted(values))
     return token, secret
+
+
+def mint_client_secret(
+    *, application_id: str | None = None, service_account_id: str | None = None, overlap: timedelta = OVERLAP
+) -> tuple[ClientSecret, str]:
+    """A new secret of a client of the open unit's tenant. Earlier ones hold for `overlap` longer, and no later than
+    they would have. Raises ValidationFailed, and Conflict while too many are valid; without overlap there never are.
+    """
+    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+        raise ValidationFailed(errors={"overlap": [f"Must be 0 to {int(LONGEST_OVERLAP.total_seconds())} seconds."]})
+    session, now = db.session(), datetime.now(UTC)
+    owner_id = application_id or service_account_id or ""
+    # Two rotations of one client in the same moment: the second one sees the first one's secret.
+    session.execute(_ONE_ROTATION, {"id": owner_id})
+    valid = 0
+    for earlier in session.scalars(sa.select(ClientSecret).where(_of_client(application_id, service_account_id))):
+        earlier.expires_at = min(earlier.expires_at or now + overlap, now + overlap)
+        if earlier.expires_at <= now:
+            session.delete(earlier)
+        else:
+            valid += 1
+    if valid >= MOST_CLIENT_SECRETS:
+        raise Conflict(f"{valid} secrets are valid already: rotate with an overlap of 0, or wait until one has ended")
+    secret = new_secret(CLIENT_PREFIX)
+    row = ClientSecret(
+        id=ids.new("cls"),
+        application_id=application_id,
+        service_account_id=service_account_id,
+        digest=client_secret_digest(secret),
+    )
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    noun, kind = ("application", "Application") if application_id else ("service_account", "ServiceAccount")
+    _record(f"{noun}.secret_created", kind, owner_id, {"secret_id": row.id, "earlier": valid})
+    return row, secret
+
+
+def forget_client_secrets(*, application_id: str | None = None, service_account_id: str | None = None) -> None:
+    """No secret of this client is valid from now on."""
+    db.session().execute(sa.delete(ClientSecret).where(_of_client(application_id, service_account_id)))
+
+
+def client_secret_digest(secret: str) -> bytes:
+    """What is stored of a client's secret; computed for any text, so that a wrong form takes no other way."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def client_secret_valid(secret: str, digests: Iterable[bytes]) -> bool:
+    """Whether the secret is one of those whose digests these are; the time tells nothing."""
+    shown, valid = client_secret_digest(secret), False
+    for digest in digests:
+        valid |= hmac.compare_digest(shown, digest)
+    return valid
+
+
+def valid_client_secrets(*, application_id: str | None = None, service_account_id: str | None = None) -> list[bytes]:
+    """The digests of a client's secrets that are valid now, in the open unit's tenant."""
+    found = sa.select(ClientSecret.digest).where(
+        _of_client(application_id, service_account_id),
+        sa.or_(ClientSecret.expires_at.is_(None), ClientSecret.expires_at > sa.func.now()),
+    )
+    return list(db.session().scalars(found))
+
+
+def _of_client(application_id: str | None, service_account_id: str | None) -> sa.ColumnElement[bool]:
+    if (application_id is None) == (service_account_id is None):
+        raise ValueError("a client is an application or a service account")
+    if application_id is not None:
+        return ClientSecret.application_id == application_id
+    return ClientSecret.service_account_id == service_account_id
 
 
 def revoke(token: PersonalAccessToken | ScimToken) -> None:
