@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from tests.parties.issuers import CANAILLE_PEOPLE, CanailleIssuer, NodeIssuer
 from tests.parties.landing import Landing, landing
 from tests.parties.party import HERE, Party, needed, node
 from tests.parties.visitor import Visitor, somebody
-
-
-@dataclass(frozen=True)
-class Issuer:
-    """Somebody else's identity provider, as its administrator sees it."""
-
-    url: str
-    registration: str
-    people: Path | None = None
-
-    def register(self, *redirect_uris: str, **metadata: Any) -> dict[str, Any]:
-        """A client of its own making (RFC 7591): `client_id`, `client_secret` …"""
-        body = {
-            "client_name": "A client",
-            "redirect_uris": redirect_uris,
-            "grant_types": ["authorization_code", "refresh_token"],
-            "response_types": ["code"],
-            **metadata,
-        }
-        request = urllib.request.Request(
-            self.url + self.registration, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            made: dict[str, Any] = json.load(answer)
-        return made
-
-    def knows(self, name: str, password: str = "correct horse", **claims: Any) -> str:
-        """Somebody with these claims may sign in there from now on; returns the name."""
-        assert self.people is not None
-        known = json.loads(self.people.read_text())
-        known[name] = {"password": password, "claims": claims}
-        self.people.write_text(json.dumps(known))
-        return name
 
 
 class Open(Protocol):
@@ -63,35 +29,21 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def node_issuer(logs: Path) -> Iterator[Issuer]:
+def node_issuer(logs: Path) -> Iterator[NodeIssuer]:
     """node oidc-provider, under a path as many issuers are."""
     people = logs / "people.json"
     people.write_text("{}")
     running = node("issuer.mjs", logs / "issuer.log", {"host": "127.0.0.1", "path": "/idp", "people": str(people)})
-    yield Issuer(running.hello["issuer"], "/reg", people)
+    yield NodeIssuer(running.hello["issuer"], "/reg", people)
     running.end()
 
 
-CANAILLE_PEOPLE = {
-    "zoe": {
-        "password": "correct horse",
-        "attributes": {
-            "given_name": "Zoë",
-            "family_name": "Ng",
-            "formatted_name": "Zoë Ng",
-            "display_name": "zoe",
-            "emails": ["zoe@acme.example"],
-        },
-    }
-}
-
-
 @pytest.fixture(scope="session")
-def canaille_issuer(logs: Path) -> Iterator[Issuer]:
+def canaille_issuer(logs: Path) -> Iterator[CanailleIssuer]:
     """canaille; it knows `CANAILLE_PEOPLE`."""
     command = [needed("python"), str(HERE / "canaille_issuer.py"), json.dumps(CANAILLE_PEOPLE)]
     running = Party(command, logs / "canaille.log")
-    yield Issuer(running.hello["issuer"], "/oauth/register")
+    yield CanailleIssuer(running.hello["issuer"], "/oauth/register")
     running.end()
 
 

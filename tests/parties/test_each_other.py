@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
-from tests.parties.conftest import CANAILLE_PEOPLE, Issuer, Open
+from tests.parties.conftest import Open
+from tests.parties.issuers import CanailleIssuer, NodeIssuer
 from tests.parties.landing import Landing
 from tests.parties.party import Party
 
 
 def test_openid_client_signs_in_at_oidc_provider(
-    node_issuer: Issuer, openid_client: Party, browser: Open, applications: Landing
+    node_issuer: NodeIssuer, openid_client: Party, browser: Open, applications: Landing
 ) -> None:
     person = node_issuer.knows("each-other", email="each@other.example", groups=["sre"])
     made = node_issuer.register(applications.callback, token_endpoint_auth_method="client_secret_basic")
@@ -25,8 +26,7 @@ def test_openid_client_signs_in_at_oidc_provider(
     url = openid_client.ask("authorize", number=number, redirect_uri=applications.callback, scope="openid email groups")
     with browser() as visitor:
         visitor.goto(url)
-        visitor.fill(login=person, password="correct horse")
-        visitor.click("button")
+        node_issuer.sign_in(visitor, person)
         answer = visitor.arrive(applications.callback)
     tokens = openid_client.ask("exchange", number=number, url=answer)
     assert tokens["claims"]["sub"] == person
@@ -37,7 +37,7 @@ def test_openid_client_signs_in_at_oidc_provider(
 
 
 def test_openid_client_signs_in_at_canaille(
-    canaille_issuer: Issuer, openid_client: Party, browser: Open, applications: Landing
+    canaille_issuer: CanailleIssuer, openid_client: Party, browser: Open, applications: Landing
 ) -> None:
     made = canaille_issuer.register(
         applications.callback,
@@ -56,17 +56,15 @@ def test_openid_client_signs_in_at_canaille(
     url = openid_client.ask("authorize", number=number, redirect_uri=applications.callback, scope="openid email")
     with browser() as visitor:
         visitor.goto(url)
-        visitor.fill(login="zoe")
-        visitor.click("button[type=submit], input[type=submit]")
-        visitor.wait("[name=password]")
-        visitor.fill(password=str(CANAILLE_PEOPLE["zoe"]["password"]))
-        visitor.click("button[type=submit], input[type=submit]")
+        canaille_issuer.sign_in(visitor, "zoe")
         answer = visitor.arrive(applications.callback)
     tokens = openid_client.ask("exchange", number=number, url=answer)
     assert tokens["claims"]["sub"] == "zoe"
 
 
-def test_oidc_client_ts_signs_in_at_oidc_provider(node_issuer: Issuer, browser: Open, applications: Landing) -> None:
+def test_oidc_client_ts_signs_in_at_oidc_provider(
+    node_issuer: NodeIssuer, browser: Open, applications: Landing
+) -> None:
     person = node_issuer.knows("in-the-browser", email="in@the.example")
     made = node_issuer.register(
         applications.spa,
@@ -77,9 +75,7 @@ def test_oidc_client_ts_signs_in_at_oidc_provider(node_issuer: Issuer, browser: 
     with browser() as visitor:
         visitor.goto(f"{applications.spa}#{json.dumps(settings)}")
         visitor.click("#in")
-        visitor.wait("[name=login]")
-        visitor.fill(login=person, password="correct horse")
-        visitor.click("button")
+        node_issuer.sign_in(visitor, person)
         visitor.wait('#state:has-text("signed_in")')
         assert json.loads(visitor.text("#state"))["signed_in"]["profile"]["email"] == "in@the.example"
         visitor.click("#again")
