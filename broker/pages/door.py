@@ -5,44 +5,105 @@ Which pages there are is the neighbouring modules'.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
 
-from flask import Response, render_template
+from flask import Flask, Response, render_template
 
 from broker.context import current_request_id
 from broker.doors import About, Door
 from broker.errors import NotFound, Problem
+from broker.pages import accent, words
 from broker.policy import Action
 
-POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
 _STATIC = {
-    path.name: (path.read_bytes(), {".css": "text/css"}[path.suffix])
+    path.name: path.read_bytes()
     for path in sorted((Path(__file__).parent / "static").iterdir())
+    if path.suffix == ".css"
 }
-_DIGESTS = {name: sha256(content).hexdigest()[:12] for name, (content, _) in _STATIC.items()}
+_THEME = re.compile(r"([0-9a-f]{6})\.css")
 
 
-def page(template: str, status: int = 200, **values: object) -> Response:
-    """A page of the house, with the policy that lets it load our own style sheet and nothing else."""
-    body = render_template(template, style=f"/static/{_DIGESTS['style.css']}/style.css", **values)
-    return Response(body, status, {"Content-Security-Policy": POLICY}, mimetype="text/html")
+def page(
+    template: str,
+    status: int = 200,
+    *,
+    colour: str | None = None,
+    forms_to: Sequence[str] = ("'self'",),
+    nonce: str | None = None,
+    **values: Any,
+) -> Response:
+    """A page of the house, which may load our own style sheets and nothing else.
+
+    `forms_to` are the sources its forms may be sent to and redirected to; `nonce` is that of its one script.
+    """
+    sheets = [_address(name) for name in ("style.css", f"{colour[1:]}.css" if colour else None) if name]
+    body = render_template(template, sheets=sheets, nonce=nonce, **values)
+    policy = (
+        f"default-src 'none'; style-src 'self'; img-src 'self' data:; form-action {' '.join(forms_to)}; "
+        "frame-ancestors 'none'; base-uri 'none'" + (f"; script-src 'nonce-{nonce}'" if nonce else "")
+    )
+    # Not `no-referrer`, with which browsers send `Origin: null` even to ourselves.
+    headers = {
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "same-origin",
+        "Content-Language": words.language(),
+    }
+    return Response(body, status, headers, mimetype="text/html")
+
+
+def source(url: str) -> str:
+    """The source expression (CSP 3) that admits `url`: its origin, or its scheme when that is a native app's.
+
+    CSP has no form for an IPv6 address; its scheme has to do. Raises ValueError for what is no address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        if ":" in parts.hostname:
+            return f"{parts.scheme}:"
+        if re.fullmatch(r"[a-z0-9._-]+", parts.hostname):
+            return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    elif re.fullmatch(r"[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+", parts.scheme):
+        return f"{parts.scheme}:"
+    raise ValueError(f"{url!r} cannot be named in a policy")
 
 
 def render(problem: Problem) -> Response:
-    return page("error.html", problem.status, problem=problem, request_id=current_request_id())
+    """A refusal from below; its words are looked up in the catalogue as they come."""
+    title, text = words.gettext(problem.title), words.gettext(problem.detail)
+    return page("refused.html", problem.status, title=title, text=text, request_id=current_request_id())
 
 
 door = Door("pages", url_prefix="", render=render, max_bytes=64 * 1024)
+door.blueprint.record_once(lambda state: words.install(cast(Flask, state.app)))
 
 
 @door.route("/static/<digest>/<name>", action=Action.NOTHING_SECRET, context="none", about=About(announced=False))
 def static(digest: str, name: str) -> Response:
     """A style sheet. Its address changes with its content, so it is kept for good."""
-    if _DIGESTS.get(name) != digest:
+    content = _sheet(name)
+    if content is None or _digest(content) != digest:
         raise NotFound
-    content, kind = _STATIC[name]
-    return Response(content, headers={"Cache-Control": "public, max-age=31536000, immutable"}, mimetype=kind)
+    return Response(content, headers={"Cache-Control": "public, max-age=31536000, immutable"}, mimetype="text/css")
+
+
+def _sheet(name: str) -> bytes | None:
+    """One of our own, or the theme of the colour it is named after."""
+    themed = _THEME.fullmatch(name)
+    return accent.sheet(f"#{themed[1]}") if themed else _STATIC.get(name)
+
+
+@lru_cache(maxsize=256)
+def _address(name: str) -> str:
+    content = _sheet(name)
+    assert content is not None
+    return f"/static/{_digest(content)}/{name}"
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()[:12]
