@@ -50,6 +50,13 @@ def scim() -> None:
     """Import and export people, groups and units."""
 
 
+@cli.group()
+def keys() -> None:
+    """The keys that sign tokens."""
+
+
+keys.add_command(commands.list_keys)
+keys.add_command(commands.rotate_keys)
 sync.add_command(commands.run_sync)
 scim.add_command(commands.import_file)
 scim.add_command(commands.export_file)

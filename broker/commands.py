@@ -1,7 +1,7 @@
-"""The commands that move a directory: import a file, export one, run a sync.
+"""The commands that move a directory (import a file, export one, run a sync) and those that turn the signing keys.
 
 Owns their options, the progress they show (a bar on a terminal, a line of JSON per event with `--json`) and their exit
-status: 0 done, 3 removals are held, 1 failed, 2 could not begin. The work is `sync`'s and `scim.archive`'s.
+status: 0 done, 3 removals are held, 1 failed, 2 could not begin. The work is `sync`'s, `scim.archive`'s and `keys`'.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from broker.registry import providers
 from broker.sync import SyncProgress
 from connectors import kinds
 from connectors.port import ChangeFeed, Misconfigured
+from oidc import keys
 from scim import archive
 
 _STATUS = {"done": 0, "held": 3, "failed": 1}
@@ -109,6 +110,36 @@ def run_sync(provider_id: str, dry_run: bool, full: bool, as_json: bool) -> None
         _refuse(f"not available: {problem}")
     _line("not_available", problem=problem)
     sys.exit(2)
+
+
+@click.command("rotate")
+@click.option("--emergency", is_flag=True, help="Trust nothing any more that the present and earlier keys signed.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per key.")
+def rotate_keys(emergency: bool, as_json: bool) -> None:
+    """Let the next signing keys take over."""
+    with _ready(), platform_scope():
+        rotations = keys.rotate(emergency=emergency)
+    for one in rotations:
+        if as_json:
+            _line("rotated", emergency=emergency, **asdict(one))
+        else:
+            click.echo(f"{one.algorithm}: {one.current} signs; {one.next} is published as the next")
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per key.")
+def list_keys(as_json: bool) -> None:
+    """Show the signing keys, oldest first."""
+    moments = ("created_at", "activated_at", "replaced_at", "retire_after")
+    table = Table("key", "algorithm", "status", *(name.replace("_", " ") for name in moments))
+    with _ready(), platform_scope():
+        for key in keys.everything():
+            times = {name: (moment := getattr(key, name)) and moment.isoformat(timespec="seconds") for name in moments}
+            if as_json:
+                _line("key", kid=key.id, algorithm=key.algorithm, status=key.status, **times)
+            table.add_row(key.id, key.algorithm, key.status, *(time or "" for time in times.values()))
+    if not as_json:
+        Console(soft_wrap=True, highlight=False).print(table)
 
 
 def _refuse(line: str) -> NoReturn:

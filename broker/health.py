@@ -22,6 +22,8 @@ from broker.doors import About, Door
 from broker.errors import NotFound, Problem
 from broker.models import Delivery, PlatformFact, SyncRun
 from broker.policy import Action
+from broker.vault import VaultError
+from oidc import keys
 
 KEY_FACT = "vault_key"
 OLDEST_POSTGRESQL = 18
@@ -70,15 +72,15 @@ def readiness() -> list[Verdict]:
     return [_ask(*check) for check in (("database", _database), ("valkey", _valkey), ("migrations", _migrations))]
 
 
-def preconditions() -> list[Verdict]:
-    """What must hold before a process may work at all: the wall between tenants, the schema, the key."""
-    return [
-        _ask("database", _database),
-        _ask("application role", _application_role),
-        _ask("platform role", _platform_role),
-        _ask("migrations", _migrations),
-        _ask("key", key_check),
-    ]
+def preconditions() -> Iterator[Verdict]:
+    """What must hold before a process may work at all: the wall between tenants, the schema, the key, keys to sign
+    with. Each is asked only once those before it are told."""
+    yield _ask("database", _database)
+    yield _ask("application role", _application_role)
+    yield _ask("platform role", _platform_role)
+    yield _ask("migrations", _migrations)
+    yield _ask("key", key_check)
+    yield _ask("signing keys", _provide_signing_keys)
 
 
 def examination() -> list[Verdict]:
@@ -90,6 +92,7 @@ def examination() -> list[Verdict]:
         ("owner role", _owner_role),
         ("migrations", _migrations),
         ("key", key_check),
+        ("signing keys", signing_keys),
         ("clock", _clock),
         ("valkey", _valkey),
         ("providers", _providers),
@@ -207,6 +210,31 @@ def key_check() -> Verdict:
         return Verdict("key", True, f"the key {own.hex()} is the one secrets are sealed under")
     found = f"secrets are sealed under the key {bytes(kept).hex()}, and ours is {own.hex()}"
     return Verdict("key", False, found, "Set SCAIKEY_SECRET_KEY to the key this database was begun with.")
+
+
+def _provide_signing_keys() -> Verdict:
+    """The first process to start makes them: only it is known to hold the key they are sealed under."""
+    with platform_scope():
+        keys.provide()
+    return Verdict("signing keys", True, "there")
+
+
+def signing_keys() -> Verdict:
+    """Whether there is a key of each algorithm to sign with, and one to follow it."""
+    try:
+        with platform_scope():
+            known = keys.everything()
+            flaw = keys.check() if known else None
+    except VaultError as error:
+        flaw = str(error)
+    if flaw:
+        return Verdict("signing keys", False, flaw, "Start a process to make what is missing; restore what is damaged.")
+    if not known:
+        return Verdict("signing keys", True, "none yet: the first process that starts makes them")
+    signing = [key for key in known if key.status == "current"]
+    oldest = max((datetime.now(UTC) - (key.activated_at or key.created_at)).days for key in signing)
+    shown = ", ".join(f"{key.algorithm} {key.id[:8]}" for key in signing)
+    return Verdict("signing keys", True, f"{shown}, signing for {oldest} days")
 
 
 def _clock() -> Verdict:

@@ -19,16 +19,20 @@ from .models import SettingValue
 
 Level = Literal["platform", "partner", "tenant"]
 PLATFORM_OWNER = "platform"
+LONGEST_ACCESS_TOKEN = 86_400
+"""Seconds no access token outlives, whatever an application or a tenant sets: keys that signed are kept so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`check` returns the cleaned value or raises ValueError with a sentence for the administrator."""
+    """`check` returns the cleaned value or raises ValueError with a sentence for the administrator. One that is of the
+    platform alone shows and is set nowhere else."""
 
     name: str
     default: Any
     doc: str
     check: Callable[[Any], Any]
+    platform_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,9 @@ SETTINGS: dict[str, Setting] = {
         Setting("password_policy", {"min_length": 15}, "What a local password must satisfy.", _password_policy),
         Setting("session_timeout", 43_200, "Longest life of a session, in seconds.", _seconds(300, 2_592_000)),
         Setting("session_idle_timeout", 1_800, "A session unused this long ends, in seconds.", _seconds(60, 2_592_000)),
-        Setting("access_token_lifetime", 3_600, "Life of an access token, in seconds.", _seconds(60, 86_400)),
+        Setting(
+            "access_token_lifetime", 3_600, "Life of an access token, in seconds.", _seconds(60, LONGEST_ACCESS_TOKEN)
+        ),
         Setting("refresh_token_lifetime", 2_592_000, "Life of a refresh token, in seconds.", _seconds(300, 31_536_000)),
         Setting("password_grant_enabled", False, "Whether the password grant may be used.", _off),
         Setting(
@@ -108,6 +114,13 @@ SETTINGS: dict[str, Setting] = {
             "How many removals pass unseen: more than `min` and more than `percent` of those linked in one run, or "
             "`percent_24h` in 24 hours, are held for approval.",
             _guard,
+        ),
+        Setting(
+            "signing_key_lifetime",
+            7_776_000,
+            "How long a key signs before the next one takes over, in seconds.",
+            _seconds(86_400, 63_072_000),
+            platform_only=True,
         ),
     )
 }
@@ -134,6 +147,8 @@ def all_of(scope: Scope) -> dict[str, Effective]:
     found = {(owner, name): (value, locked) for owner, name, value, locked in rows}
     effective: dict[str, Effective] = {}
     for name, setting in SETTINGS.items():
+        if setting.platform_only and chain[-1][0] != "platform":
+            continue
         result = Effective(setting.default, "default", None)
         for level, owner in chain:
             if (owner, name) in found:
@@ -163,7 +178,7 @@ def change(scope: Scope, values: dict[str, Any]) -> list[str]:
     clean: dict[str, tuple[Any, bool] | None] = {}
     for name, given in values.items():
         setting = SETTINGS.get(name)
-        if setting is None:
+        if setting is None or name not in present:
             errors[name] = ["There is no such setting."]
             continue
         if present[name].locked_by not in (None, level):
