@@ -5,31 +5,48 @@ Slugs, and the home tenant that comes with each, are `registry.partners`'.
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from flask import Response
-from marshmallow import RAISE, Schema, validate
+from marshmallow import RAISE, Schema, ValidationError, validate
 
 from broker import access
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
-from broker.api.shapes import NAME, Shape, auto_field, fields, take, take_changes
+from broker.api.shapes import NAME, Shape, Text, auto_field, fields, take, take_changes
 from broker.context import current_actor
 from broker.doors import About
 from broker.models import Partner
 from broker.policy import Action
 from broker.registry import partners as registry
+from broker.registry.branding import NotAPicture, redrawn
+
+
+class Colour(fields.String):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(validate=validate.Regexp(r"#[0-9a-f]{6}\Z", error="Must be like #0a4b8c."), **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        return super()._deserialize(value, attr, data, **options).lower()
+
+
+class Picture(fields.String):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        try:
+            return redrawn(super()._deserialize(value, attr, data, **options))
+        except NotAPicture as error:
+            raise ValidationError(str(error)) from None
 
 
 class Branding(Schema):
-    """What a tenant's people see: names and colours; no CSS, HTML or SVG."""
-
-    LATER = frozenset({"logo", "icon", "favicon"})
+    """What a tenant's people see on its pages; a tenant's own goes before its partner's. No CSS, HTML or SVG."""
 
     class Meta:
         unknown = RAISE
 
-    display_name = fields.String(validate=NAME)
-    primary_color = fields.String(validate=validate.Regexp(r"#[0-9a-f]{6}\Z", error="Must be like #0a4b8c."))
-    background_color = fields.String(validate=validate.Regexp(r"#[0-9a-f]{6}\Z", error="Must be like #0a4b8c."))
+    name = Text(most=200, metadata={"description": "Shown instead of the tenant's name."})
+    color = Colour(metadata={"description": "The accent, `#rrggbb`; kept legible on light and dark."})
+    logo = Picture(metadata={"description": "PNG, JPEG, WebP or GIF in base64; kept as a PNG, 512 by 512 at most."})
 
 
 class PartnerShape(Shape):

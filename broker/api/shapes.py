@@ -16,7 +16,19 @@ from marshmallow_sqlalchemy import ModelConverter, SQLAlchemySchema, auto_field
 
 from broker.errors import NotAvailable, ValidationFailed
 
-__all__ = ["NAME", "Flag", "Instant", "Shape", "Whole", "auto_field", "fields", "one_of", "take", "take_changes"]
+__all__ = [
+    "NAME",
+    "Flag",
+    "Instant",
+    "Shape",
+    "Text",
+    "Whole",
+    "auto_field",
+    "fields",
+    "one_of",
+    "take",
+    "take_changes",
+]
 
 _LARGEST = 2**31 - 1
 

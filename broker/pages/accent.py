@@ -1,6 +1,7 @@
 """A tenant's colour as a style sheet that stays legible, whatever the colour, on the light and on the dark ground.
 
-Contrast is WCAG 2.2's: 4.5 for text and links, 3 for what has to be seen as a button.
+Contrast is WCAG 2.2's: 4.5 for text and links, 3 for the rim of what has to be seen as a button. The button itself
+keeps the colour, under white or black text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from functools import lru_cache
 
 Colour = tuple[int, int, int]
 
-DEFAULT = "#2f57c8"
 _WRITTEN = re.compile(r"#[0-9a-f]{6}")
 _WHITE: Colour = (255, 255, 255)
 _BLACK: Colour = (0, 0, 0)
@@ -52,8 +52,8 @@ def sheet(colour: str) -> bytes:
 
 
 def _rules(colour: str, ground: str) -> str:
-    fill = legible(colour, ground, 3)
-    return f"--accent:{legible(colour, ground, 4.5)};--fill:{fill};--on-fill:{on(fill)}"
+    accent, rim = legible(colour, ground, 4.5), legible(colour, ground, 3)
+    return f"--accent:{accent};--fill:{colour};--on-fill:{on(colour)};--rim:{rim}"
 
 
 def _read(colour: str) -> Colour:

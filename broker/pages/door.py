@@ -19,6 +19,7 @@ from broker.context import current_request_id
 from broker.doors import About, Door
 from broker.errors import NotFound, Problem
 from broker.pages import accent, words
+from broker.pages.words import gettext as _
 from broker.policy import Action
 
 _STATIC = {
@@ -74,9 +75,20 @@ def source(url: str) -> str:
 
 
 def render(problem: Problem) -> Response:
-    """A refusal from below; its words are looked up in the catalogue as they come."""
-    title, text = words.gettext(problem.title), words.gettext(problem.detail)
+    """A refusal from below. Its own words are looked up in the catalogue as they come."""
+    title, text = _said(problem)
     return page("refused.html", problem.status, title=title, text=text, request_id=current_request_id())
+
+
+def _said(problem: Problem) -> tuple[str, str]:
+    match problem.code:
+        case "not_found":
+            return _("There is no such page"), _("The address may be mistyped or out of date.")
+        case "too_many_requests" | "service_unavailable":
+            return _("This is taking too long"), _("There is much to do at the moment. Try again in a minute.")
+        case "internal_error":
+            return _("Something went wrong"), _("It was not your doing, and it has been noted. Try again in a moment.")
+    return _(problem.title), _(problem.detail)
 
 
 door = Door("pages", url_prefix="", render=render, max_bytes=64 * 1024)

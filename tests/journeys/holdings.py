@@ -183,7 +183,7 @@ def _tenants(app: Flask, platform: Scope, tag: str) -> Realm:
     for name in ("one", "two"):
         with platform_scope() as session:
             values = {"name": f"Partner {mark[name]}", "slug": f"{name}-{tag}"}
-            partner = partners.create({**values, "branding": {"display_name": mark[name]}})
+            partner = partners.create({**values, "branding": {"name": mark[name]}})
             home = session.get_one(Tenant, partner.home_tenant_id)
             here = Scope(home.id, partner.id, "home", home.slug)
             realm.partners[name] = partner.id
