@@ -1,12 +1,12 @@
-"""`python -m bench [imports] [scim]`: run by hand, on a quiet machine; both sides interleaved in one go."""
+"""`python -m bench [imports] [scim] [tokens]`: run by hand, on a quiet machine; both sides interleaved in one go."""
 
 from __future__ import annotations
 
 import sys
 
-from . import imports, scim
+from . import imports, scim, tokens
 
-BENCHES = {"imports": imports.main, "scim": scim.main}
+BENCHES = {"imports": imports.main, "scim": scim.main, "tokens": tokens.main}
 
 
 def main(wanted: list[str]) -> int:

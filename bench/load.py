@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -122,3 +127,33 @@ def rate(
 def cycle(make: Callable[[int], bytes], count: int) -> Iterator[bytes]:
     """The same prepared requests again and again."""
     return itertools.cycle([make(index) for index in range(count)])
+
+
+@contextmanager
+def process(command: list[str], environment: dict[str, str], server: Server, probe: str) -> Iterator[None]:
+    """The server while the block lasts, from when it answers `probe`."""
+    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
+    process = subprocess.Popen([program, *command[1:]], env=environment)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                connection = Connection(server.port)
+                status, _ = connection.ask(server.request("GET", probe))
+                connection.close()
+                if status == 200:
+                    break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

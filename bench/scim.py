@@ -10,11 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +20,7 @@ from broker.context import acting, system
 from broker.db import refresh_statistics, unit
 
 from . import ground
-from .load import Connection, Server, cycle, rate
+from .load import Connection, Server, cycle, free_port, process, rate
 
 SCHEMA = "urn:ietf:params:scim:schemas:core:2.0:User"
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
@@ -63,7 +58,7 @@ def _ours(folder: Path) -> Iterator[Server]:
     scope, _ = ground.tenant("bench")
     with unit(scope), acting(system("bench")):
         _, secret = credentials.mint_scim_token({"name": "bench"})
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "SCAIKEY_DATA_DIR": str(folder),
@@ -74,47 +69,18 @@ def _ours(folder: Path) -> Iterator[Server]:
     command = ["granian", "--interface", "wsgi", "--workers", "2", "--blocking-threads", "4", "--no-ws"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "wsgi:app"]
     server = Server("ours", port, f"/scim/v2/{scope.slug}", secret)
-    with _process(command, environment, server):
+    with process(command, environment, server, "/ServiceProviderConfig"):
         yield server
 
 
 @contextmanager
 def _theirs(folder: Path) -> Iterator[Server]:
-    port, token = _free_port(), secrets.token_urlsafe(16)
+    port, token = free_port(), secrets.token_urlsafe(16)
     command = ["gunicorn", "--worker-class", "gthread", "--workers", "1", "--threads", "4", "--keep-alive", "75"]
     command += ["--bind", f"127.0.0.1:{port}", "--log-level", "warning", "bench.peer:app"]
     server = Server("theirs", port, "/v2", token)
-    with _process(command, {**os.environ, "PEER_TOKEN": token}, server):
+    with process(command, {**os.environ, "PEER_TOKEN": token}, server, "/ServiceProviderConfig"):
         yield server
-
-
-@contextmanager
-def _process(command: list[str], environment: dict[str, str], server: Server) -> Iterator[None]:
-    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
-    process = subprocess.Popen([program, *command[1:]], env=environment)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                connection = Connection(server.port)
-                status, _ = connection.ask(server.request("GET", "/ServiceProviderConfig"))
-                connection.close()
-                if status == 200:
-                    break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _person(number: int, tag: str = "p") -> bytes:
