@@ -1,4 +1,4 @@
-"""The kinds of upstream there are, and their settings.
+"""The kinds of upstream there are, their settings, and the making of a connector.
 
 Owns the one table that names connectors, the validation of a stored configuration against a connector's `Config`,
 and the description that API, form and documentation are made of.
@@ -9,19 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from connectors import ldap
-from connectors.port import ChangeFeed, Misconfigured
+from connectors import ldap, openid
+from connectors.http import HttpClient
+from connectors.port import ChangeFeed, Diagnose, Misconfigured, Shelf, SignIn
 
 
 class Connector(NamedTuple):
     config: type[Any]
     reads_file: Callable[[str | os.PathLike[str], Any], ChangeFeed] | None = None
     """Makes the feed of an exported file, for kinds that have such."""
+    signs_in: Callable[[Any, HttpClient, Shelf | None, str], SignIn] | None = None
+    """Makes the connector people sign in through, for kinds that have such; the text is where they come back to."""
 
 
 KINDS: Mapping[str, Connector] = {
+    "oidc": Connector(openid.Config, signs_in=openid.connect),
     "ldap": Connector(ldap.Config, ldap.LdifDirectory),
 }
 
@@ -54,10 +58,12 @@ def config_from(kind: str, given: Mapping[str, Any]) -> Any:
     for name, value in given.items():
         if name not in known:
             wrong[name] = "There is no such setting."
-        elif type(value) is not types[name]:
-            wrong[name] = f"Has to be of type {known[name].type}."
-        elif known[name].choices and value not in known[name].choices:
-            wrong[name] = f"Has to be one of: {', '.join(known[name].choices)}."
+        elif not _is_a(value, types[name]):
+            wrong[name] = f"Has to be of type {_named(types[name])}."
+        elif (choices := known[name].choices) and not set(value if isinstance(value, list) else [value]) <= set(
+            choices
+        ):
+            wrong[name] = f"Has to be one of: {', '.join(choice or 'nothing' for choice in choices)}."
     wrong |= {name: "Is required." for name, setting in known.items() if setting.required and name not in given}
     if wrong:
         raise Misconfigured("; ".join(f"{name}: {text}" for name, text in wrong.items()), wrong)
@@ -72,23 +78,54 @@ def file_feed(kind: str, config: Any, path: str | os.PathLike[str]) -> ChangeFee
     return reads(path, config)
 
 
+def sign_in(kind: str, config: Any, http: HttpClient, shelf: Shelf | None = None) -> SignIn | None:
+    """The connector that people of this provider sign in through; None for a kind that has no such."""
+    makes = _connector(kind).signs_in
+    return None if makes is None else makes(config, http, shelf, "")
+
+
+def diagnose(
+    kind: str, config: Any, http: HttpClient, shelf: Shelf | None = None, callback: str = ""
+) -> Diagnose | None:
+    """What explains why this provider does not work; None for a kind that cannot be asked."""
+    makes = _connector(kind).signs_in
+    made = None if makes is None else makes(config, http, shelf, callback)
+    return made if isinstance(made, Diagnose) else None
+
+
 def _connector(kind: str) -> Connector:
     if kind not in KINDS:
         raise Misconfigured("There is no such kind of provider.", {"kind": "There is no such kind of provider."})
     return KINDS[kind]
 
 
-def _types(config: type[Any]) -> dict[str, type]:
-    return {name: get_origin(hint) or hint for name, hint in get_type_hints(config).items()}
+def _types(config: type[Any]) -> dict[str, Any]:
+    return get_type_hints(config)
 
 
-def _setting(field: Field[Any], kind: type) -> Setting:
+def _is_a(value: Any, hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    if type(value) is not kind:
+        return False
+    if kind is list:
+        return all(_is_a(item, get_args(hint)[0]) for item in value)
+    if kind is dict:
+        return all(_is_a(item, get_args(hint)[1]) for item in value.values())
+    return True
+
+
+def _named(hint: Any) -> str:
+    kind = (get_origin(hint) or hint).__name__
+    return f"{kind} of {get_args(hint)[-1].__name__}" if get_args(hint) else str(kind)
+
+
+def _setting(field: Field[Any], hint: Any) -> Setting:
     default: Any = field.default_factory() if field.default_factory is not MISSING else field.default
     required = default is MISSING
     about = field.metadata
     return Setting(
         field.name,
-        kind.__name__,
+        (get_origin(hint) or hint).__name__,
         about["help"],
         required,
         None if required else default,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 Attributes = Mapping[str, Sequence[str | bytes]]
@@ -122,12 +123,123 @@ class Diagnose(Protocol):
     def steps(self) -> Iterator[Step]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ReturnTo:
+    """Where the upstream sends the browser back to, and what it is asked for on the way.
+
+    `state` is made, kept and checked by the caller. `fresh` wants the person to authenticate anew, `max_age` (seconds)
+    not longer ago than that; an upstream that cannot prove it is refused. `prompt` is `select_account`, `login`,
+    `consent` or `none`.
+    """
+
+    callback: str
+    state: str
+    login_hint: str | None = None
+    prompt: str | None = None
+    max_age: int | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Where the browser goes now: by redirect, or by a POST of `form`. `memo` comes back untouched, and is secret."""
+
+    url: str
+    form: Mapping[str, str] | None = None
+    memo: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the browser brought back. Every value of a parameter is here, so that a repeated one is noticed.
+
+    `body` is the query or the form as it was sent, for bindings that sign it.
+    """
+
+    method: Literal["GET", "POST"]
+    parameters: Mapping[str, Sequence[str]]
+    body: bytes = b""
+
+    def one(self, name: str) -> str | None:
+        """The value of a parameter that may come once at most. Raises Refused."""
+        values = self.parameters.get(name, ())
+        if len(values) > 1:
+            raise Refused(f"The answer has the parameter {name} more than once.")
+        return values[0] if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who signed in, in the upstream's words.
+
+    `key` is the upstream's immutable id, never an e-mail address. `groups` is None when the upstream did not say, an
+    empty set when it said "none". `verified_emails` are those the upstream vouches for. `once` is an id that may be
+    used once, and until when that has to be remembered. `session` is the upstream's name of its session. `name` is
+    for pages and logs, never for finding somebody. `sign_out_memo` is kept, secretly, for `SignOut`.
+    """
+
+    key: str
+    attributes: Attributes
+    groups: frozenset[str] | None = None
+    verified_emails: frozenset[str] = frozenset()
+    once: tuple[str, datetime] | None = None
+    session: str | None = None
+    auth_time: datetime | None = None
+    amr: tuple[str, ...] = ()
+    name: str | None = None
+    sign_out_memo: bytes | None = None
+
+
+@runtime_checkable
+class SignIn(Protocol):
+    """An upstream that people sign in at, in their browser."""
+
+    def begin_sign_in(self, return_to: ReturnTo) -> Departure:
+        """Raises Refused, Unreachable or Misconfigured, nothing else."""
+        ...
+
+    def finish_sign_in(self, memo: bytes | None, reply: Reply) -> Identity:
+        """Who it is. `memo` is the departure's, None when the upstream began it.
+
+        The caller has checked `state` and that the memo is this browser's. Raises Refused, Unreachable or
+        Misconfigured, nothing else.
+        """
+        ...
+
+
+@runtime_checkable
+class SignOut(Protocol):
+    """An upstream whose own session can be ended too."""
+
+    def begin_sign_out(self, memo: bytes, return_to: ReturnTo) -> Departure | None:
+        """Where the browser goes to sign out there; None when this upstream has no such place.
+
+        `memo` is the identity's `sign_out_memo`. Raises Refused, Unreachable or Misconfigured, nothing else.
+        """
+        ...
+
+
+class Shelf(Protocol):
+    """What a connector keeps between calls, for one provider. It may forget anything at any time."""
+
+    def get(self, name: str) -> bytes | None: ...
+
+    def put(self, name: str, value: bytes, seconds: float) -> None: ...
+
+
 class UpstreamError(Exception):
     """What a connector may raise. `str(error)` is fit for an administrator and never holds a secret."""
 
 
 class Refused(UpstreamError):
-    """The upstream understood us and said no."""
+    """The upstream understood us and said no, or what it said is not to be believed.
+
+    `code` is the upstream's own word where the protocol has one (`access_denied`, `login_required`).
+    """
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Unreachable(UpstreamError):
