@@ -1,4 +1,7 @@
-"""What an administrator tells us about an OpenID provider, and what of it can be seen to be wrong at once."""
+"""What an administrator tells us about an OpenID provider, and what of it can be seen to be wrong at once.
+
+Owns the settings, their texts, and the form of a URL that an upstream may have. Nothing here asks anybody.
+"""
 
 from __future__ import annotations
 
