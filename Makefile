@@ -25,7 +25,7 @@ demo: $(READY) ## start everything and play the main job; Ctrl-C stops it
 	$(BIN)/python -m demo
 
 test: $(READY) ## the everyday suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY) ## ruff, mypy, import floors
 	$(BIN)/ruff check .
