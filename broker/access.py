@@ -19,6 +19,7 @@ from .context import ANONYMOUS, Actor, Grant, Scope, current_actor
 from .db import current_scope, current_tenant, db, hot, unit
 from .directory.reach import groups_above
 from .errors import AuthenticationRequired, Forbidden, NotFound, TokenExpired
+from .held import HELD, holding
 from .models import Application, Partner, Resource, RoleAssignment, Tenant, TenantOwned
 from .policy import RULES, Action, Where, authorize, permits
 
@@ -36,28 +37,7 @@ SELECT found.kind, found.id, found.tenant, shown.*
 FROM found, LATERAL (
     SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status,
            c.principal, c.name, c.usable, c.revoked_at, c.expires_at, c.scopes, c.audiences, c.allow_password,
-           CASE WHEN found.kind = 'pat' THEN (
-               SELECT jsonb_agg(jsonb_build_array(held.role, held.scope_id))
-               FROM (
-                   SELECT r.role, r.scope_id FROM role_assignments r
-                   WHERE r.tenant_id = found.tenant AND r.principal_id = c.principal
-                   UNION
-                   (WITH RECURSIVE up(id) AS (
-                       SELECT m.group_id FROM memberships m
-                       WHERE m.tenant_id = found.tenant AND m.member_id = c.principal
-                         AND EXISTS (SELECT 1 FROM role_assignments r WHERE r.tenant_id = found.tenant
-                                     AND r.principal_id >= 'grp_' AND r.principal_id < 'grp`')
-                       UNION
-                       SELECT m.group_id FROM up
-                       JOIN memberships m ON m.tenant_id = found.tenant AND m.member_id = up.id
-                   )
-                   SELECT r.role, r.scope_id FROM role_assignments r
-                   WHERE r.tenant_id = found.tenant AND r.principal_id >= 'grp_' AND r.principal_id < 'grp`'
-                     AND r.role = 'tenant_admin' AND r.principal_id IN (SELECT up.id FROM up)
-                     AND EXISTS (SELECT 1 FROM resources g WHERE g.tenant_id = found.tenant
-                                 AND g.id = r.principal_id AND g.removed_at IS NULL OFFSET 0))
-               ) held
-           ) END AS held
+           CASE WHEN found.kind = 'pat' THEN {held} END AS held
     FROM tenants t, LATERAL (
         SELECT p.user_id AS principal, u.name,
                u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now())
@@ -77,9 +57,8 @@ FROM found, LATERAL (
     WHERE t.id = found.tenant
     OFFSET 0
 ) shown
-"""
-"""A group that was removed has no memberships left, so the way up needs no look at the groups between. OFFSET 0 keeps
-look-ups by key where the planner, knowing nothing of a young tenant, would read whole tables."""
+""".replace("{held}", HELD)
+"""OFFSET 0 keeps look-ups by key where the planner, knowing nothing of a young tenant, would read whole tables."""
 
 _SCOPE = """
 WITH found AS MATERIALIZED (
@@ -126,23 +105,12 @@ def authenticate(authorization: str | None, *, audience: str | None = credential
         tenant_id=row.tenant,
         partner_id=row.partner_id,
         name=row.name,
-        grants=frozenset() if scim else _grants(row),
+        grants=frozenset() if scim else holding(row.held, row.tenant, row.partner_id, row.tenant_kind),
         scopes=frozenset(row.scopes),
         credential_id=row.id,
         audiences=frozenset(row.audiences),
         allow_password=row.allow_password,
     )
-
-
-def _grants(row: Any) -> frozenset[Grant]:
-    """The roles held, each only where its holder may live: a row that should not exist grants nothing."""
-    home = {
-        "super_admin": row.tenant_kind == "platform",
-        "partner_admin": row.tenant_kind == "home",
-        "tenant_admin": row.tenant_kind == "customer",
-    }
-    reach = {"super_admin": None, "partner_admin": row.partner_id, "tenant_admin": row.tenant}
-    return frozenset(Grant(role, scope) for role, scope in row.held or () if home[role] and reach[role] == scope)
 
 
 def grants_of(principal_id: str) -> frozenset[Grant]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
-from .db import current_tenant, db, hot
+from .db import IN_TENANT, current_tenant, db, hot
 
 
 class Standing(NamedTuple):
@@ -41,9 +41,7 @@ class Subject:
     jti: str | None = None
 
 
-_FACTS: LiteralString = """
-WITH scope AS MATERIALIZED (SELECT set_config('scaikey.tenant', %(tenant)s, true) AS tenant)
-SELECT facts.* FROM scope, LATERAL (
+FACTS: LiteralString = """LATERAL (
     SELECT t.status = 'active',
         CASE WHEN %(user)s::text IS NOT NULL THEN coalesce(
             (SELECT u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now())
@@ -86,8 +84,13 @@ SELECT facts.* FROM scope, LATERAL (
         CASE WHEN %(jti)s::text IS NOT NULL THEN EXISTS (
             SELECT 1 FROM revoked_tokens r WHERE r.tenant_id = scope.tenant AND r.jti = %(jti)s) END
     FROM tenants t WHERE t.id = scope.tenant OFFSET 0
-) facts
+) AS facts (tenant_active, user_usable, application_enabled, has_access, assigned, provider_enabled, session_live,
+            grant_live, token_revoked)
 """
+"""To be joined to `IN_TENANT`, with the parameters of `parameters`: the columns of a `Standing`."""
+
+_ALONE: LiteralString = "SELECT facts.* FROM scope, "
+_STANDING: LiteralString = IN_TENANT + _ALONE + FACTS
 
 
 def standing(subject: Subject, *, tenant_id: str | None = None) -> Standing:
@@ -95,8 +98,18 @@ def standing(subject: Subject, *, tenant_id: str | None = None) -> Standing:
 
     A removed group has no memberships left, so the way up the groups needs no look at them.
     """
-    values = {
-        "tenant": tenant_id or current_tenant(),
+    values = parameters(subject, tenant_id or current_tenant())
+    if tenant_id is not None:
+        rows = hot(_STANDING, values)
+    else:
+        rows = db.session().connection().exec_driver_sql(_STANDING, values).all()
+    return Standing(*rows[0]) if rows else NOWHERE
+
+
+def parameters(subject: Subject, tenant_id: str) -> dict[str, str | None]:
+    """What `FACTS` asks with."""
+    return {
+        "tenant": tenant_id,
         "user": subject.user_id,
         "application": subject.application_id,
         "provider": subject.provider_id,
@@ -104,11 +117,6 @@ def standing(subject: Subject, *, tenant_id: str | None = None) -> Standing:
         "grant": subject.grant_id,
         "jti": subject.jti,
     }
-    if tenant_id is not None:
-        rows = hot(_FACTS, values)
-    else:
-        rows = db.session().connection().exec_driver_sql(_FACTS, values).all()
-    return Standing(*rows[0]) if rows else NOWHERE
 
 
 def may_receive_tokens(facts: Standing) -> str | None:
