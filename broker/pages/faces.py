@@ -86,6 +86,7 @@ def choose(
     status: int = 200,
 ) -> Response:
     """Who are you, and how: name, password when it is asked for, and the upstreams. `locked_for` is in seconds."""
+    words.speak(brand.language)
     return _face(
         "sign_in/choose.html",
         brand,
@@ -144,9 +145,11 @@ def platform_password(
     status: int = 200,
 ) -> Response:
     """The password at the platform issuer; the same page whether the organisation exists or not."""
+    brand = brand or _house()
+    words.speak(brand.language)
     return _face(
         "sign_in/choose.html",
-        brand or _house(),
+        brand,
         status,
         then,
         action=action,

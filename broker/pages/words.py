@@ -21,8 +21,9 @@ def language() -> str:
     """The language of this answer: as chosen by `speak`, else the best of those the browser asks for."""
     if not has_request_context():
         return LANGUAGES[0]
-    chosen: str | None = g.get("scaikey_language")
-    return chosen or request.accept_languages.best_match(LANGUAGES) or LANGUAGES[0]
+    asked = (choice for tag, quality in request.accept_languages if quality for choice in (tag, tag.partition("-")[0]))
+    chosen: str = g.get("scaikey_language") or next((tag for tag in asked if tag in LANGUAGES), LANGUAGES[0])
+    return chosen
 
 
 def speak(language: str) -> None:
