@@ -70,12 +70,22 @@ def config_from(kind: str, given: Mapping[str, Any]) -> Any:
     return config(**given)
 
 
+def reads_file(kind: str) -> bool:
+    """Whether providers of this kind are read from an exported file."""
+    return _connector(kind).reads_file is not None
+
+
 def file_feed(kind: str, config: Any, path: str | os.PathLike[str]) -> ChangeFeed:
     """The feed of an exported file. Raises Misconfigured for a kind that reads none."""
     reads = _connector(kind).reads_file
     if reads is None:
         raise Misconfigured(f"Providers of kind {kind} read no files.")
     return reads(path, config)
+
+
+def signs_in(kind: str) -> bool:
+    """Whether people can sign in at providers of this kind."""
+    return _connector(kind).signs_in is not None
 
 
 def sign_in(kind: str, config: Any, http: HttpClient, shelf: Shelf | None = None) -> SignIn | None:

@@ -23,13 +23,12 @@ _DEEPEST = 8
 
 
 def merged(id_token: Claims, userinfo: Claims) -> dict[str, Any]:
-    """Both, the ID token first. An address and the word on it stay together."""
-    besides = dict(userinfo)
-    if "email" in id_token:
-        besides.pop("email", None)
-        if id_token["email"] != userinfo.get("email"):
-            besides.pop("email_verified", None)
-    return {**besides, **id_token}
+    """Both, the ID token first. The word on the address is put as we take it: see `verified_emails`."""
+    told = {**userinfo, **id_token}
+    if "email_verified" in told:
+        email = told.get("email")
+        told["email_verified"] = isinstance(email, str) and email in verified_emails(id_token, userinfo)
+    return told
 
 
 def attributes(claims: Claims) -> dict[str, Sequence[str]]:
