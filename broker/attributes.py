@@ -125,6 +125,7 @@ CATALOGUE: tuple[Attribute, ...] = (
     Attribute("preferred_language", "preferredLanguage", "preferredLanguage", USERS),
     Attribute("locale", "locale", None, USERS),
     Attribute("timezone", "timezone", None, USERS),
+    Attribute("photo", 'photos[type eq "photo"].value', None, USERS, case_exact=True),
     Attribute("email", 'emails[type eq "work"].value', "mail", USERS, number=1, transform="first"),
     Attribute("phone", 'phoneNumbers[type eq "work"].value', "telephoneNumber", USERS),
     Attribute("mobile", 'phoneNumbers[type eq "mobile"].value', "mobile", USERS),

@@ -18,7 +18,7 @@ import sqlalchemy.exc
 from broker import ids
 from broker.attributes import SCAIKEY_GROUP
 from broker.db import IN_TENANT, db
-from broker.directory.mapping import decode_record, render_extras
+from broker.directory.mapping import SIGN_IN_KINDS, decode_record, render_extras
 from broker.errors import BadRequest, NotFound
 
 from .columns import DOCUMENT
@@ -105,6 +105,7 @@ _RECORDS = f"""{IN_TENANT} SELECT x.* FROM scope, LATERAL (
     SELECT r.id, r.local, r.token_name,
            (SELECT array_agg(k.record ORDER BY p.priority, p.id) FROM links l
             JOIN identity_providers p ON p.tenant_id = l.tenant_id AND p.id = l.provider_id
+                AND p.kind <> ALL(%(sign_in_kinds)s)
             JOIN link_records k ON k.tenant_id = l.tenant_id AND k.link_no = l.no
             WHERE l.tenant_id = scope.tenant AND l.resource_id = r.id AND l.gone_at IS NULL) AS records
     FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = ANY(%(ids)s) OFFSET 0) x"""
@@ -208,7 +209,8 @@ def _resources(run: Run, tenant: str, base: str, wanted: Projection, rows: Seque
     if not (rows and wanted.extras):
         return [projected(base, each, wanted) for each in rows]
     extras = {}
-    for id, local, token_name, records in run(_RECORDS, {"tenant": tenant, "ids": [each.id for each in rows]}):
+    values = {"tenant": tenant, "ids": [each.id for each in rows], "sign_in_kinds": sorted(SIGN_IN_KINDS)}
+    for id, local, token_name, records in run(_RECORDS, values):
         extras[id] = render_extras(wanted.resource_type, [decode_record(record) for record in records or ()], local)
         if token_name is not None:
             extras[id][SCAIKEY_GROUP] = {"tokenName": token_name}

@@ -1,6 +1,7 @@
 """The directory: the only writer of users, groups, memberships, units and links."""
 
+from .admission import Admission
 from .outcome import EXPLICIT, Loss, Outcome, Skip, members_lost
 from .service import Directory
 
-__all__ = ["EXPLICIT", "Directory", "Loss", "Outcome", "Skip", "members_lost"]
+__all__ = ["EXPLICIT", "Admission", "Directory", "Loss", "Outcome", "Skip", "members_lost"]

@@ -57,8 +57,8 @@ class Item:
 
     @property
     def leads(self) -> bool:
-        """Whether no upstream of a higher rank has the resource: who manages whom is said by the highest."""
-        return self.said is None or all(self.said.rank < other.rank for other in self.others)
+        """Whether no directory of a higher rank has the resource: who manages whom is said by the highest."""
+        return self.said is None or all(self.said.rank < other.rank for other in self.others if not other.sign_in)
 
     @property
     def arrives(self) -> bool:

@@ -7,11 +7,11 @@ layers, local values and pins into a row, writes what differs, and says what cha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from connectors.port import Attributes
 
 from ..db import db
 from ..events import Changes
+from ..models import IdentityProvider
 from . import mapping, names, rows
 from .mapping import Layer, Mapping_, Values
 from .rows import Row
@@ -31,6 +32,12 @@ class Provider(NamedTuple):
     id: str
     priority: int
     mapping: Mapping_
+    sign_in: bool = False
+    """It tells of people only when they sign in: see `mapping.SIGN_IN_KINDS`."""
+
+    @classmethod
+    def of(cls, via: IdentityProvider) -> Provider:
+        return _provider(via.id, via.kind, via.priority, via.attribute_mapping)
 
     @property
     def digest(self) -> bytes:
@@ -46,9 +53,15 @@ class Said:
     active: bool
     active_until: datetime | None
     layer: Layer
+    sign_in: bool = False
+
+    @property
+    def via(self) -> str:
+        """The provider's id."""
+        return self.rank[1]
 
 
-_PROVIDERS = sa.text("SELECT id, priority, attribute_mapping FROM identity_providers WHERE tenant_id = :tenant")
+_PROVIDERS = sa.text("SELECT id, kind, priority, attribute_mapping FROM identity_providers WHERE tenant_id = :tenant")
 _LINKS = sa.text("""
     SELECT l.resource_id, l.provider_id, l.active, CASE WHEN l.name_kept THEN s.name END, r.record
     FROM links l JOIN link_records r ON r.tenant_id = l.tenant_id AND r.link_no = l.no
@@ -60,11 +73,22 @@ _LINKS = sa.text("""
 
 def providers(tenant: str) -> dict[str, Provider]:
     found = db.session().execute(_PROVIDERS, {"tenant": tenant})
-    return {id: Provider(id, priority, mapping.compiled(lines)) for id, priority, lines in found}
+    return {id: _provider(id, *rest) for id, *rest in found}
 
 
-def said_of(tenant: str, row_types: Mapping[str, str], *, besides: str = "") -> dict[str, list[Said]]:
-    """The contributions of every live link of these resources (id → type), one provider left out if asked."""
+def _provider(id: str, kind: str, priority: int, rows: Sequence[Mapping[str, Any]]) -> Provider:
+    return Provider(id, priority, mapping.compiled(rows, kind), kind in mapping.SIGN_IN_KINDS)
+
+
+def said_of(
+    tenant: str,
+    row_types: Mapping[str, str],
+    *,
+    besides: str = "",
+    believed: Callable[[Provider, Attributes], Attributes] | None = None,
+) -> dict[str, list[Said]]:
+    """The contributions of every live link of these resources (id → type), one provider left out if asked. `believed`
+    says what counts of a record, where not all of it does."""
     result: dict[str, list[Said]] = defaultdict(list)
     if not row_types:
         return result
@@ -72,7 +96,10 @@ def said_of(tenant: str, row_types: Mapping[str, str], *, besides: str = "") -> 
     known = providers(tenant) if found else {}
     for resource_id, provider_id, active, kept, record in found:
         resource_type = row_types[resource_id]
-        said = contribution(known[provider_id], resource_type, mapping.decode_record(record), active)
+        attributes: Attributes = mapping.decode_record(record)
+        if believed is not None:
+            attributes = believed(known[provider_id], attributes)
+        said = contribution(known[provider_id], resource_type, attributes, active)
         if kept is not None:
             said.layer.values[rows.name_attribute(resource_type)] = kept
         result[resource_id].append(said)
@@ -82,9 +109,11 @@ def said_of(tenant: str, row_types: Mapping[str, str], *, besides: str = "") -> 
 def contribution(provider: Provider, resource_type: str, attributes: Attributes, active: bool) -> Said:
     """What a record says about a resource of this type."""
     said = mapping.said(attributes)
-    until = mapping.filetime(found[0]) if (found := said.get("accountexpires")) else None
+    ends = None if provider.sign_in else said.get("accountexpires")
+    until = mapping.filetime(ends[0]) if ends else None
     values = mapping.mapped(provider.mapping, resource_type, said)
-    return Said((provider.priority, provider.id), active, until, Layer(provider.mapping, values))
+    layer = Layer(provider.mapping, values)
+    return Said((provider.priority, provider.id), active, until, layer, provider.sign_in)
 
 
 def ranked(contributions: Iterable[Said]) -> list[Layer]:
@@ -118,14 +147,15 @@ _REREAD = sa.text("""
 """)
 
 
-def recompute(tenant: str, ids: Sequence[str], changes: Changes) -> None:
+def recompute(tenant: str, ids: Sequence[str], changes: Changes, *, reread: bool = True) -> set[str]:
     """Bring live resources up to what their remaining links say; writes and records only differences.
 
-    A name that is missing now, or that somebody else has, stays what it was. The remaining upstreams' records are
-    read anew in their next pass: who manages whom is not kept with them.
+    A name that is missing now, or that somebody else has, stays what it was; returns whose name was somebody else's.
+    `reread`: a link has gone, and the remaining upstreams' records are read anew in their next pass, for who manages
+    whom is not kept with them.
     """
     if not ids:
-        return
+        return set()
     found = rows.load(tenant, ids)
     contributions = said_of(tenant, {row.id: row.type for row in found.values()})
     before = {id: (row.document, row.name, row.name_key, row.active, row.active_until) for id, row in found.items()}
@@ -159,4 +189,6 @@ def recompute(tenant: str, ids: Sequence[str], changes: Changes) -> None:
     renamed = [row.id for row in changed if row.name_key != before[row.id][2]]
     rows.park(tenant, renamed)
     rows.update(tenant, changed)
-    db.session().execute(_REREAD, {"tenant": tenant, "ids": list(found), "kept": sorted(refused)})
+    if reread:
+        db.session().execute(_REREAD, {"tenant": tenant, "ids": list(found), "kept": sorted(refused)})
+    return refused

@@ -35,13 +35,26 @@ from .documents import (
     stored_extras,
 )
 from .records import Encoded, decode_record, encode_record, member_attribute
-from .transforms import FORMS, TRANSFORMS, WHOLE_RECORD, Convert, Said, Transform, filetime, guid, sid, text
+from .transforms import (
+    FORMS,
+    TRANSFORMS,
+    WHOLE_RECORD,
+    Convert,
+    Said,
+    Transform,
+    claimed_name,
+    filetime,
+    guid,
+    sid,
+    text,
+)
 
 __all__ = [
     "CORE",
     "MANAGER",
     "NOUN",
     "PARENT",
+    "SIGN_IN_KINDS",
     "TYPE_OF_KIND",
     "Encoded",
     "Layer",
@@ -69,6 +82,30 @@ __all__ = [
 
 TYPE_OF_KIND: dict[str, ResourceType] = {"user": "User", "group": "Group", "unit": "OrganizationalUnit"}
 AUTHORITIES = ("owns", "fills", "never")
+SIGN_IN_KINDS = frozenset({"oidc"})
+"""Kinds of providers that tell of a person only when he signs in, in claims. Unless a mapping says otherwise they fill
+what nobody owns, they decide nothing about who exists, and what they say is read anew at each sign-in."""
+SERVICE_ACCOUNT = "ServiceAccount"
+"""The `userType` no upstream can give."""
+_CLAIMS = {
+    "name.givenName": "given_name",
+    "name.familyName": "family_name",
+    "name.middleName": "middle_name",
+    "displayName": "name",
+    "nickName": "nickname",
+    "profileUrl": "profile",
+    "locale": "locale",
+    "timezone": "zoneinfo",
+    'emails[type eq "work"].value': "email",
+    'phoneNumbers[type eq "work"].value': "phone_number",
+    'photos[type eq "photo"].value': "picture",
+    'addresses[type eq "work"].streetAddress': "address.street_address",
+    'addresses[type eq "work"].locality': "address.locality",
+    'addresses[type eq "work"].region': "address.region",
+    'addresses[type eq "work"].postalCode': "address.postal_code",
+    'addresses[type eq "work"].country': "address.country",
+}
+"""What the standard claims (OpenID Connect Core 5.1) fill, by flat key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,44 +136,63 @@ class Mapping_:
     """Flat keys this provider owns, whether or not a record has a value."""
 
 
-def compiled(rows: Sequence[Mapping[str, Any]]) -> Mapping_:
-    """The catalogue's default mapping with a provider's rows laid over it, keyed by `to`."""
-    return _compiled(orjson.dumps(list(rows), option=orjson.OPT_SORT_KEYS))
+def compiled(rows: Sequence[Mapping[str, Any]], kind: str = "ldap") -> Mapping_:
+    """The default mapping of a kind of provider with a provider's rows laid over it, keyed by `to`."""
+    return _compiled(orjson.dumps(list(rows), option=orjson.OPT_SORT_KEYS), kind in SIGN_IN_KINDS)
 
 
 @lru_cache(maxsize=512)
-def _compiled(text: bytes) -> Mapping_:
+def _compiled(text: bytes, claims: bool) -> Mapping_:
     rows: list[dict[str, Any]] = orjson.loads(text)
+    authority = "fills" if claims else "owns"
     rules: dict[str, tuple[Rule, ...]] = {}
     for resource_type in CORE:
-        lines: dict[str, Rule] = {}
-        for line in catalogue.on(resource_type):  # type: ignore[arg-type]
-            path = line.path_on(resource_type)  # type: ignore[arg-type]
-            if line.ad is None or path is None or line.quiet or line.on_request or line.transform == "refer":
-                continue
-            lines[path] = Rule(
-                source=line.ad.lower(),
-                to=path,
-                apply=TRANSFORMS[line.transform],
-                args={},
-                convert=FORMS.get(line.form),
-                many=line.many,
-                owns=True,
-                default=None,
-                always=line.transform in WHOLE_RECORD,
-                plain=line.transform == "first" and line.form not in FORMS and not line.many,
-            )
+        lines = _claimed(resource_type) if claims else _catalogued(resource_type)
         for row in rows:
             if row.get("to") in keys(resource_type):
                 lines.pop(row["to"], None)
-                if row.get("authority", "owns") != "never":
-                    lines[row["to"]] = _rule(row, keys(resource_type)[row["to"]])
+                if row.get("authority", authority) != "never":
+                    lines[row["to"]] = _rule({"authority": authority, **row}, keys(resource_type)[row["to"]])
         rules[resource_type] = tuple(lines.values())
-    digest = blake2b(text, digest_size=15, salt=bytes([SCHEMA_VERSION]))
+    digest = blake2b(text, digest_size=15, salt=bytes([SCHEMA_VERSION]), person=b"claims" if claims else b"")
     owned = {name: frozenset(rule.to for rule in found if rule.owns) for name, found in rules.items()}
-    owned["User"] |= {MANAGER}
-    owned["OrganizationalUnit"] |= {PARENT}
+    if not claims:
+        owned["User"] |= {MANAGER}
+        owned["OrganizationalUnit"] |= {PARENT}
     return Mapping_(digest.digest(), rules, owned)
+
+
+def _catalogued(resource_type: str) -> dict[str, Rule]:
+    """What a directory owns: every attribute of the catalogue, by its name in Active Directory."""
+    lines: dict[str, Rule] = {}
+    for line in catalogue.on(resource_type):  # type: ignore[arg-type]
+        path = line.path_on(resource_type)  # type: ignore[arg-type]
+        if line.ad is None or path is None or line.quiet or line.on_request or line.transform == "refer":
+            continue
+        lines[path] = Rule(
+            source=line.ad.lower(),
+            to=path,
+            apply=TRANSFORMS[line.transform],
+            args={},
+            convert=FORMS.get(line.form),
+            many=line.many,
+            owns=True,
+            default=None,
+            always=line.transform in WHOLE_RECORD,
+            plain=line.transform == "first" and line.form not in FORMS and not line.many,
+        )
+    return lines
+
+
+def _claimed(resource_type: str) -> dict[str, Rule]:
+    """What a sign-in fills: people's values, by the standard claims."""
+    if resource_type != "User":
+        return {}
+    first = TRANSFORMS["first"]
+    lines = {"userName": Rule("sub", "userName", claimed_name, {}, None, False, False, None, True, False)}
+    for path, claim in _CLAIMS.items():
+        lines[path] = Rule(claim, path, first, {}, None, False, False, None, False, True)
+    return lines
 
 
 def _rule(row: Mapping[str, Any], line: catalogue.Attribute) -> Rule:
@@ -266,6 +322,8 @@ def mapped(mapping: Mapping_, resource_type: str, attributes: Said) -> Values:
             value = rule.default
         if value is not None:
             values[rule.to] = value
+    if values.get("userType") == SERVICE_ACCOUNT:
+        del values["userType"]
     return values
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from ..db import db
 from ..events import Changes, record
 from . import layers, members, references, rows
+from .mapping import SIGN_IN_KINDS
 from .news import Tally, tell_members
 from .outcome import EXPLICIT, Loss, Outcome, decode_leaving
 
@@ -39,6 +40,13 @@ _ADMINISTRATORS = sa.text("""
             ON m.tenant_id = :tenant AND m.group_id = h.id AND m.member_id IS NOT NULL)
     SELECT l.no FROM links l JOIN holders h ON h.id = l.resource_id WHERE l.tenant_id = :tenant AND l.no = ANY(:nos)
 """)
+_ADMINISTRATOR = sa.text("""
+    WITH RECURSIVE up(id) AS (
+        SELECT CAST(:id AS text) COLLATE "C"
+        UNION SELECT m.group_id FROM up, LATERAL (
+            SELECT group_id FROM memberships WHERE tenant_id = :tenant AND member_id = up.id OFFSET 0) m)
+    SELECT 1 FROM role_assignments a JOIN up ON up.id = a.principal_id WHERE a.tenant_id = :tenant LIMIT 1
+""")
 _REVOKE_ROLES = sa.text(
     "DELETE FROM role_assignments WHERE tenant_id = :tenant AND principal_id = ANY(:ids) RETURNING id"
 )
@@ -46,14 +54,30 @@ _REVOKE_TOKENS = sa.text("""
     UPDATE personal_access_tokens SET revoked_at = now()
     WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND revoked_at IS NULL RETURNING id
 """)
+_END_SESSIONS = sa.text("""
+    UPDATE sessions SET ended_at = now(), end_reason = 'user_removed'
+    WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND ended_at IS NULL
+""")
+_END_GRANTS = sa.text("""
+    UPDATE grants SET ended_at = now(), end_reason = 'user_removed'
+    WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND ended_at IS NULL
+""")
+_FORGET_PASSWORDS = sa.text("DELETE FROM passwords WHERE tenant_id = :tenant AND user_id = ANY(:ids)")
+_FORGET_CLIENTS = sa.text("DELETE FROM service_accounts WHERE tenant_id = :tenant AND id = ANY(:ids)")
+_LET_GO = sa.text("""
+    UPDATE links SET gone_at = now() WHERE tenant_id = :tenant AND resource_id = ANY(:ids) AND gone_at IS NULL
+""")
 _UNLINK = sa.text("""
     UPDATE links SET gone_at = now() WHERE tenant_id = :tenant AND provider_id = :via AND no = ANY(:nos)
       AND gone_at IS NULL AND (seen_run < :run OR no = ANY(:explicit))
     RETURNING resource_id, kind
 """)
 _STILL_LINKED = sa.text("""
-    SELECT DISTINCT resource_id FROM links WHERE tenant_id = :tenant AND resource_id = ANY(:ids) AND gone_at IS NULL
+    SELECT DISTINCT l.resource_id FROM links l
+    JOIN identity_providers p ON p.tenant_id = :tenant AND p.id = l.provider_id AND p.kind <> ALL(:sign_in_kinds)
+    WHERE l.tenant_id = :tenant AND l.resource_id = ANY(:ids) AND l.gone_at IS NULL
 """)
+"""Who signs in at another upstream is not here because of that."""
 _STILL_DISABLED = sa.text("""
     SELECT DISTINCT resource_id FROM links WHERE tenant_id = :tenant AND provider_id = :via AND no = ANY(:nos)
       AND NOT active AND gone_at IS NULL AND resource_id IS NOT NULL
@@ -92,6 +116,11 @@ def administrators_among(tenant: str, losses: Sequence[Loss]) -> set[int]:
     such a group is an administrator no more."""
     numbers = [loss.link_no for loss in losses]
     return set(db.session().execute(_ADMINISTRATORS, {"tenant": tenant, "nos": numbers}).scalars())
+
+
+def is_administrator(tenant: str, id: str) -> bool:
+    """Whether this resource holds an admin role, directly or through groups."""
+    return db.session().execute(_ADMINISTRATOR, {"tenant": tenant, "id": id}).first() is not None
 
 
 def take_away(tenant: str, via: str, losses: Sequence[Loss], run_no: int) -> Outcome:
@@ -144,7 +173,8 @@ def _remove(
     unlinked = [resource_id for resource_id, _ in found if resource_id is not None]
     if not unlinked:
         return
-    still = set(db.session().execute(_STILL_LINKED, {"tenant": tenant, "ids": unlinked}).scalars())
+    where = {"tenant": tenant, "ids": unlinked, "sign_in_kinds": sorted(SIGN_IN_KINDS)}
+    still = set(db.session().execute(_STILL_LINKED, where).scalars())
     loaded = rows.load(tenant, unlinked)
     gone = [row for row in loaded.values() if row.id not in still and not _written_here(row)]
     for row in gone:
@@ -173,14 +203,18 @@ def remove_rows(
         row.version += 1
         changes.add(f"{row.noun}.removed", row.type, row.id)
     rows.update(tenant, gone)
+    db.session().execute(_LET_GO, {"tenant": tenant, "ids": ids})
     _end_privileges(tenant, ids, changes)
     members.forget(tenant, ids, tally)
     references.left(tenant, ids, via, changes)
 
 
 def _end_privileges(tenant: str, ids: Sequence[str], changes: Changes) -> None:
-    """Roles and tokens end with whoever held them: somebody who is revived is nobody's administrator."""
+    """Roles, tokens, sessions and secrets end with whoever held them: somebody who is revived is nobody's
+    administrator, and signs in anew."""
     where = {"tenant": tenant, "ids": list(ids)}
+    for statement in (_END_SESSIONS, _END_GRANTS, _FORGET_PASSWORDS, _FORGET_CLIENTS):
+        db.session().execute(statement, where)
     for id in db.session().execute(_REVOKE_ROLES, where).scalars():
         changes.add("role.revoked", "RoleAssignment", id)
     for id in db.session().execute(_REVOKE_TOKENS, where).scalars():

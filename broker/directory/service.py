@@ -1,9 +1,9 @@
 """The directory: the only writer of users, groups, memberships, units and links.
 
-Three ways in: SCIM and administrators (`create`, `replace`, `remove`, `change_members`), a sync (`apply`, then
-`take_away` once the guard agrees), and the clock (`expire_due`). Every method compares, writes only what differs, and
-records events in the same transaction: no difference, no event. It works inside the caller's unit of work and never
-commits.
+Four ways in: SCIM and administrators (`create`, `replace`, `remove`, `change_members`), a sign-in (`admit`), a sync
+(`apply`, then `take_away` once the guard agrees), and the clock (`expire_due`). Every method compares, writes only what
+differs, and records events in the same transaction: no difference, no event. It works inside the caller's unit of work
+and never commits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from connectors.port import Change
+from connectors.port import Change, Identity
 
 from ..context import Scope
 from ..db import current_scope, db, directory_writes
@@ -24,6 +24,7 @@ from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, Precond
 from ..events import Changes, record
 from ..models import IdentityProvider, Resource
 from . import layers, links, mapping, members, names, references, removal, rows
+from .admission import Admission, Arrival
 from .apply import PageOfChanges
 from .documents import MANAGER, PARENT, Values, apart, differing, flattened, holds_nul, put, stored_extras
 from .layers import Provider, Said
@@ -42,10 +43,13 @@ _KEPT_ALIVE = sa.text(f"{_LIVE} FOR KEY SHARE")
 _UNCHANGED = sa.text(f"{_LIVE} FOR NO KEY UPDATE")
 _KIND = sa.text("SELECT type FROM resources WHERE tenant_id = :tenant AND id = :id AND removed_at IS NULL")
 _OWNED = sa.text("""
-    SELECT 1 FROM links WHERE tenant_id = :tenant AND resource_id = :id AND gone_at IS NULL AND skipped IS NULL
+    SELECT 1 FROM links l
+    JOIN identity_providers p ON p.tenant_id = :tenant AND p.id = l.provider_id AND p.kind <> ALL(:sign_in_kinds)
+    WHERE l.tenant_id = :tenant AND l.resource_id = :id AND l.gone_at IS NULL AND l.skipped IS NULL
 """)
 _UPSTREAMS = sa.text("""
-    SELECT l.provider_id FROM links l JOIN identity_providers p ON p.tenant_id = :tenant AND p.id = l.provider_id
+    SELECT l.provider_id FROM links l
+    JOIN identity_providers p ON p.tenant_id = :tenant AND p.id = l.provider_id AND p.kind <> ALL(:sign_in_kinds)
     WHERE l.tenant_id = :tenant AND l.resource_id = :id AND l.gone_at IS NULL AND l.skipped IS NULL
     ORDER BY p.priority, p.id LIMIT 1
 """)
@@ -61,6 +65,7 @@ _LIMIT = sa.text("""
     SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
 """)
 _LOCK_ROOM = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
+_SIGN_IN = {"sign_in_kinds": sorted(mapping.SIGN_IN_KINDS)}
 _TARGETS = {
     MANAGER: ("User", "manager_id", "manager_ref", "user"),
     PARENT: ("OrganizationalUnit", "parent_id", "parent_ref", "unit"),
@@ -160,7 +165,7 @@ class Directory:
     def remove(self, resource_type: str, id: str, *, if_match: int | None = None) -> None:
         """Remove a resource that no upstream has. Raises NotFound, PreconditionFailed, OwnedByUpstream."""
         row = self._load(resource_type, id, if_match)
-        if db.session().execute(_OWNED, {"tenant": self.tenant, "id": id}).first() is not None:
+        if db.session().execute(_OWNED, {"tenant": self.tenant, "id": id, **_SIGN_IN}).first() is not None:
             raise OwnedByUpstream("An upstream has this resource; remove it there", scim_type="mutability")
         changes, tally = Changes(), Tally()
         with directory_writes():
@@ -194,6 +199,11 @@ class Directory:
                 added = members.add_local(self.tenant, group_id, add)
             return self._tell(group_id, added, removed)
 
+    def admit(self, identity: Identity, via: IdentityProvider) -> Admission:
+        """Who signs in here: somebody known, matched or new, with what the identity says of him; or why nobody."""
+        with directory_writes():
+            return Arrival(self.tenant, via, identity, self._room).admit()
+
     def apply(
         self, changes: Sequence[Change], via: IdentityProvider, run_no: int, *, halving_floor: int = 1
     ) -> Outcome:
@@ -202,7 +212,7 @@ class Directory:
         `halving_floor`: a group that would lose more members than this, and at least half, keeps them until the guard
         decides.
         """
-        provider = Provider(via.id, via.priority, mapping.compiled(via.attribute_mapping))
+        provider = Provider.of(via)
 
         def page() -> Outcome:
             whole = PageOfChanges(self.tenant, provider, run_no, halving_floor=halving_floor, room=self._room)
@@ -307,7 +317,7 @@ class Directory:
 
     def _referred(self, row: Row, ref: str | None, kind: str) -> str | None:
         """Whom the upstream names."""
-        via = db.session().execute(_UPSTREAMS, {"tenant": self.tenant, "id": row.id}).scalar()
+        via = db.session().execute(_UPSTREAMS, {"tenant": self.tenant, "id": row.id, **_SIGN_IN}).scalar()
         if via is None or ref is None:
             return None
         return references.meant(references.resolve(self.tenant, via, [ref]), ref, kind)

@@ -91,6 +91,9 @@ def _first_of(*names: str) -> Transform:
     return transform
 
 
+claimed_name = _first_of("preferred_username", "email", "sub")
+"""The userName of somebody who is known by a sign-in alone."""
+
 TRANSFORMS: dict[str, Transform] = {
     "first": lambda values, said, args: text(values[0]) if values else None,
     "all": lambda values, said, args: [text(value) for value in values] or None,
