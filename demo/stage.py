@@ -7,6 +7,7 @@ the demo, however that ends. ScaiKey's own data in `var` is never touched, nor i
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -98,13 +99,40 @@ class Stage:
 
     def start_receiver(self) -> Door:
         """The application's side: the test server of scim2-server, which keeps what it is sent in memory."""
-        token, port = secrets.token_urlsafe(24), _free_port()
+        token, port = secrets.token_urlsafe(24), free_port()
         keep_secret(self.receiver_token_file, token)
         options = ("--port", str(port), "--bearer-token", token)
         self._start(
             "The receiver", processes.python("scim2_server.testserver.cli", *options), self.path / "receiver.log"
         )
         return Door(f"http://127.0.0.1:{port}/v2", token)
+
+    def start_upstream(self, person: Mapping[str, str | bool]) -> Door:
+        """acme's own identity provider: oidc-provider-mock, which knows one person and asks for no password."""
+        port = free_port()
+        options = ("--port", str(port), "--host", "localhost", "--user-claims", json.dumps(person))
+        self._start(
+            "The identity provider", processes.python("oidc_provider_mock", *options), self.path / "upstream.log"
+        )
+        return Door(f"http://localhost:{port}")
+
+    def start_application(self, port: int, issuer: str, client_id: str, client_secret: str) -> Door:
+        """The application people sign in to."""
+        options = ("--port", str(port), "--issuer", issuer, "--client-id", client_id)
+        command = processes.python("demo.application", *options)
+        self._start("The application", command, self.path / "application.log", DEMO_CLIENT_SECRET=client_secret)
+        return Door(f"http://localhost:{port}")
+
+    def wait_for_answer(self, door: Door, path: str) -> None:
+        """Until a GET there is answered by 200. Raises Unexpected as `wait_for` does."""
+
+        def answers() -> bool:
+            try:
+                return door.ask("GET", path).status == 200
+            except Unexpected:
+                return False
+
+        self.wait_for(answers)
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
         """Until it is so. Raises Unexpected when a program ends meanwhile, or after four minutes."""
@@ -124,11 +152,11 @@ class Stage:
         for program in reversed(self.programs):
             program.end()
 
-    def _start(self, name: str, command: Sequence[str], log: Path) -> None:
+    def _start(self, name: str, command: Sequence[str], log: Path, **more: str) -> None:
         # A session of its own: Ctrl-C in the terminal is for the demo alone, which then ends the others in order.
         with log.open("ab") as output:
             started = processes.launch(
-                command, death_signal=signal.SIGTERM, cwd=ROOT, env=self._environment(), output=output
+                command, death_signal=signal.SIGTERM, cwd=ROOT, env={**self._environment(), **more}, output=output
             )
         self.programs.append(Program(name, started, log))
 
@@ -153,7 +181,7 @@ def set_up() -> Iterator[Stage]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CannotPlay("another demo is running in this directory") from None
-        stage = Stage(_emptied(home / "demo"), _free_port(PREFERRED_PORT))
+        stage = Stage(_emptied(home / "demo"), free_port(PREFERRED_PORT))
         try:
             yield stage
         finally:
@@ -181,7 +209,7 @@ def _emptied(path: Path) -> Path:
     return path
 
 
-def _free_port(preferred: int = 0) -> int:
+def free_port(preferred: int = 0) -> int:
     """The preferred port when nobody listens there, or any that is free."""
     for port in (preferred, 0):
         try:

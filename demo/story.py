@@ -16,9 +16,11 @@ from typing import Any
 
 from tests.canonical_ldif import differences
 
+from .application import AUDIENCE
 from .asking import Door, Json, Unexpected
 from .organisation import Organisation
-from .stage import ROOT, Stage, keep_secret, shown
+from .signing_in import SigningIn
+from .stage import ROOT, Stage, free_port, keep_secret, shown
 from .telling import Step, Telling, number
 
 EXPORT = ROOT / "tests" / "data" / "acme.ldif"
@@ -26,7 +28,6 @@ BASE_DN = "DC=ad,DC=acme,DC=test"
 KINDS = {"person": "Users", "group": "Groups", "unit": "OrganizationalUnits"}
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 OLD_DEPARTMENT, NEW_DEPARTMENT = "Ingénierie", "Engineering"
-
 _PUSH_PATIENCE = 300.0
 _DONE, _HELD = 0, 3
 """Exit statuses of an import."""
@@ -46,6 +47,22 @@ class Story:
     globex_scim: Door = field(init=False)
     provider: str = field(init=False)
     target: str = field(init=False)
+    intranet: Json = field(init=False)
+    """The application as it was registered; its secret is shown this once."""
+    signing_in: SigningIn = field(init=False)
+
+    leaver: str = field(init=False)
+    disabled: str = field(init=False)
+    """Signs in before."""
+    mover: str = field(init=False)
+    """Somebody of Sales who changes teams."""
+
+    def __post_init__(self) -> None:
+        people = self.organisation.active_people()
+        self.leaver, self.disabled = [name for name in sorted(people) if name.startswith("plain")][:2]
+        sales = self.organisation.groups()["Sales"].values("member")
+        self.mover = next(name for name in sorted(people) if people[name].dn.encode() in sales)
+        self.signing_in = SigningIn(self, self.disabled, free_port())
 
     def play(self) -> None:
         """Raises Unexpected when it cannot go on; what merely differs is told and counted."""
@@ -58,8 +75,11 @@ class Story:
         self.give_back()
         self.keep_apart()
         self.push()
+        self.signing_in.federate()
+        self.signing_in.sign_in()
         self.read_again()
         self.follow()
+        self.signing_in.shut_out()
         self.hold()
         self.conclude()
 
@@ -67,15 +87,7 @@ class Story:
         self.stage.start_scaikey()
         with self.telling.step("ScaiKey starts, with a PostgreSQL and a Valkey of its own") as step:
             self.platform = Door(f"{self.stage.base_url}/api/v1")
-            probe = Door(self.stage.base_url)
-
-            def ready() -> bool:
-                try:
-                    return probe.ask("GET", "/readyz").status == 200
-                except Unexpected:
-                    return False
-
-            self.stage.wait_for(ready)
+            self.stage.wait_for_answer(Door(self.stage.base_url), "/readyz")
             step.fact(f"{self.stage.base_url}/readyz says ready; its log is {shown(self.stage.path / 'scaikey.log')}")
 
     def appoint(self) -> None:
@@ -91,14 +103,7 @@ class Story:
     def open_receiver(self) -> None:
         self.receiver = self.stage.start_receiver()
         with self.telling.step("The application's own SCIM server, somebody else's program") as step:
-
-            def answers() -> bool:
-                try:
-                    return self.receiver.ask("GET", "/ServiceProviderConfig").status == 200
-                except Unexpected:
-                    return False
-
-            self.stage.wait_for(answers)
+            self.stage.wait_for_answer(self.receiver, "/ServiceProviderConfig")
             step.expect(401, Door(self.receiver.base_url, "wrong").ask("GET", "/Users").status, "with a wrong token")
             step.expect(0, self.receiver.total("Users"), "people there")
             step.fact(f"scim2-server at {self.receiver.base_url}, empty")
@@ -124,9 +129,17 @@ class Story:
             config = {"source": "ldif", "base_dn": BASE_DN}
             upstream = {"kind": "ldap", "name": "Active Directory", "config": config}
             self.provider = self.acme.post("/identity-providers", upstream)["id"]
-            application = self.acme.post("/applications", {"name": "Intranet", "type": "web"})
+            wanted = {
+                "name": "Intranet",
+                "type": "web",
+                "redirect_uris": [f"http://localhost:{self.signing_in.port}/callback"],
+                "grant_types": ["authorization_code", "refresh_token"],
+                "audience": AUDIENCE,
+                "launch_url": f"http://localhost:{self.signing_in.port}/sign-in",
+            }
+            self.intranet = self.acme.post("/applications", wanted)
             receiver = {
-                "application_id": application["id"],
+                "application_id": self.intranet["id"],
                 "base_url": self.receiver.base_url,
                 "auth": {"method": "bearer", "token": self.receiver.token},
                 "scope": "assigned",
@@ -134,7 +147,7 @@ class Story:
             self.target = self.acme.post("/scim-targets", receiver)["id"]
             told = self.acme.get(f"/scim-targets/{self.target}")["auth"]
             step.expect("***", told.get("token"), "the receiver's token, read back")
-            step.fact(f"provider {self.provider}, application {application['id']}, SCIM target {self.target}")
+            step.fact(f"provider {self.provider}, application {self.intranet['id']}, SCIM target {self.target}")
 
     def read(self) -> None:
         """The first import, compared with the file by name."""
@@ -202,7 +215,7 @@ class Story:
             "The next day: one leaves, one is disabled, one changes teams, a department is renamed"
         ) as step:
             organisation = self.organisation
-            leaver, disabled, mover = self.cast()
+            leaver, disabled, mover = self.leaver, self.disabled, self.mover
             organisation.leave(leaver)
             organisation.disable(disabled)
             renamed = organisation.rename_department(OLD_DEPARTMENT, NEW_DEPARTMENT)
@@ -352,14 +365,6 @@ class Story:
 
     def last_event(self) -> str:
         return str(self.acme.get("/events?limit=1")["items"][0]["id"])
-
-    def cast(self) -> tuple[str, str, str]:
-        """Somebody who leaves, somebody who is disabled, and somebody of Sales who changes teams."""
-        people = self.organisation.active_people()
-        leaver, disabled = [name for name in sorted(people) if name.startswith("plain")][:2]
-        sales = self.organisation.groups()["Sales"].values("member")
-        mover = next(name for name in sorted(people) if people[name].dn.encode() in sales)
-        return leaver, disabled, mover
 
 
 _WORDS = {"person": "people", "group": "groups", "unit": "units"}

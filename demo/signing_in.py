@@ -1,0 +1,139 @@
+"""Signing in: acme's identity provider, the application, and a person's browser between them.
+
+Owns the scenes in which somebody known from the Active Directory comes in through another upstream, and is shut out
+again. The rest of the story is `story`'s.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .application import AUDIENCE
+from .asking import Door
+from .browser import Browser
+from .telling import Step
+
+if TYPE_CHECKING:
+    from .story import Story
+
+SUBJECT = "7f3a9c21"
+"""What acme's identity provider calls the person; it means nothing anywhere else."""
+
+
+@dataclass
+class SigningIn:
+    """`person` signs in to the application at `port`."""
+
+    story: Story
+    person: str
+    port: int
+    application: Door = field(init=False)
+    browser: Browser = field(default_factory=Browser)
+
+    def federate(self) -> None:
+        """acme has an identity provider already; its people shall need no other."""
+        person = self.person
+        entry = self.story.organisation.people()[person]
+        claims = {"sub": SUBJECT, "preferred_username": person, "name": entry.first("cn") or person}
+        upstream = self.story.stage.start_upstream(claims)
+        with self.story.telling.step("acme's people shall sign in with acme's own identity provider") as step:
+            self.story.stage.wait_for_answer(upstream, "/.well-known/openid-configuration")
+            wanted = {
+                "kind": "oidc",
+                "name": "acme's sign-in",
+                "config": {"issuer": upstream.base_url, "client_id": "scaikey", "client_secret": secrets.token_hex(16)},
+                "sign_in": True,
+                "match": [{"claim": "preferred_username", "attribute": "userName"}],
+                "match_within": [self.story.provider],
+            }
+            provider = self.story.acme.post("/identity-providers", wanted)["id"]
+            verdict = self.story.acme.post(f"/identity-providers/{provider}/test")
+            for one in verdict["steps"]:
+                step.expect(True, one["ok"], f"{one['name']}: {one['found']} {one['mend']}")
+            groups = sorted(self.groups_of(person) - {"Domain Users"}) or ["Domain Users"]
+            shown_as = {
+                one["displayName"]: one["id"]
+                for one in self.story.acme_scim.resources("Groups", "&attributes=displayName")
+            }
+            assigned = {"principal_id": shown_as[groups[0]], "roles": ["editor"]}
+            self.story.acme.post(f"/applications/{self.story.intranet['id']}/assignments", assigned)
+            step.fact(
+                f"oidc-provider-mock at {upstream.base_url}, {len(verdict['steps'])} checks passed; group "
+                f"{groups[0]} may use the Intranet as editor"
+            )
+
+    def sign_in(self) -> None:
+        person = self.person
+        issuer = f"{self.story.stage.base_url}/api/v1/auth/tenants/acme"
+        secret = self.story.intranet["client_secret"]
+        self.application = self.story.stage.start_application(
+            self.port, issuer, self.story.intranet["client_id"], secret
+        )
+        with self.story.telling.step(f"{person} signs in there, and the Intranet knows who it is") as step:
+            self.story.stage.wait_for_answer(self.application, "/who")
+            people, event = self.story.acme_scim.total("Users"), self.story.last_event()
+            self.enter()
+            who = self.application.get("/who")
+            token = who["access"]
+            step.expect("", who["problem"], "what the Intranet complains of")
+            step.expect(person, token.get("preferred_username"), "preferred_username")
+            known = self.story.acme_scim.get(f"/Users/{token['sub']}")
+            step.expect(person, known["userName"], "userName of the token's subject, asked of SCIM")
+            step.same(self.groups_of(person), token.get("groups", []), "groups in the token")
+            step.expect(["editor"], token.get("roles"), "roles in the token")
+            step.expect((issuer, AUDIENCE), (token.get("iss"), token.get("aud")), "issuer and audience")
+            step.expect(people, self.story.acme_scim.total("Users"), "people of acme")
+            step.expect(False, event == self.story.last_event(), "whether the sign-in left no event")
+            self.renew(step)
+            step.fact(
+                f"through {len(self.browser.hosts)} hosts and back; RS256 verified from the published keys; the same "
+                f"person as in the Active Directory ({token['sub']}), groups {', '.join(sorted(token['groups']))}; "
+                "roles editor; the refresh token was renewed"
+            )
+            self.story.wait_for_push(step)
+
+    def shut_out(self) -> None:
+        """Who was disabled in the export has no way in any more, though his tokens have hours to live."""
+        person = self.person
+        with self.story.telling.step(f"{person}, disabled in the export, is out at once") as step:
+            self.browser.open(self.application.base_url)
+            self.browser.press("/refresh")
+            problem = self.application.get("/who")["problem"]
+            step.expect("invalid_grant", problem.partition(":")[0], "renewing the token")
+            self.enter()
+            stopped = self.application.base_url not in self.browser.url and self.browser.status in (200, 403)
+            step.expect(
+                True, stopped, f"the sign-in page stops him (status {self.browser.status} at {self.browser.url})"
+            )
+            step.fact("the refresh token is refused, and so is a new sign-in through acme's identity provider")
+
+    def enter(self) -> None:
+        """The browser's way from the Intranet's link through ScaiKey and the upstream, as far as it comes."""
+        self.browser.open(f"{self.application.base_url}/sign-in")
+        for _ in range(4):
+            asked = set().union(*(form.asks for form in self.browser.forms()), set())
+            if "sub" in asked:
+                self.browser.submit(sub=SUBJECT)
+            elif "provider" in asked:
+                self.browser.submit(provider="")
+            else:
+                return
+
+    def renew(self, step: Step) -> None:
+        before = self.application.get("/who")["access"]["jti"]
+        self.browser.open(self.application.base_url)
+        self.browser.press("/refresh")
+        after = self.application.get("/who")
+        step.expect(("", False), (after["problem"], after["access"]["jti"] == before), "renewed token")
+
+    def groups_of(self, person: str) -> set[str]:
+        """Those that name the person, and those above them."""
+        members = self.story.organisation.active_members()
+        found: set[str] = set()
+        new = {person}
+        while new:
+            new = {name for name, inside in members.items() if inside & new} - found
+            found |= new
+        return found
