@@ -16,9 +16,10 @@ const PATIENCE = 8_000;
 const tabs = new Map();
 let count = 0;
 
-async function axeOf(page) {
+async function axeOf(page, rules) {
   const debug = await page.context().newCDPSession(page);
-  const run = `${axe}; axe.run(document).then((found) => JSON.stringify(found.violations.map((one) => (
+  const options = rules ? { runOnly: { type: 'rule', values: rules } } : {};
+  const run = `${axe}; axe.run(document, ${JSON.stringify(options)}).then((found) => JSON.stringify(found.violations.map((one) => (
     { id: one.id, impact: one.impact, help: one.help, nodes: one.nodes.map((node) => node.html) }))))`;
   const done = await debug.send('Runtime.evaluate', { expression: run, awaitPromise: true, returnByValue: true });
   await debug.detach();
@@ -52,6 +53,8 @@ const deeds = {
     return (await tabs.get(tab).page.goto(url))?.status();
   },
   resize: ({ tab, width, height }) => tabs.get(tab).page.setViewportSize({ width, height }),
+  scheme: ({ tab, scheme }) => tabs.get(tab).page.emulateMedia({ colorScheme: scheme }),
+  type: ({ tab, text }) => tabs.get(tab).page.keyboard.type(text),
   fill: ({ tab, selector, value }) => tabs.get(tab).page.fill(selector, value),
   click: ({ tab, selector }) => tabs.get(tab).page.click(selector),
   press: ({ tab, key }) => tabs.get(tab).page.keyboard.press(key),
@@ -70,7 +73,7 @@ const deeds = {
   complaints: ({ tab }) => tabs.get(tab).complaints,
   answers: ({ tab }) => tabs.get(tab).answers,
   screenshot: async ({ tab, path }) => { await tabs.get(tab).page.screenshot({ path, fullPage: true }); },
-  axe: ({ tab }) => axeOf(tabs.get(tab).page),
+  axe: ({ tab, rules }) => axeOf(tabs.get(tab).page, rules),
 };
 
 function placed(deed) {

@@ -10,6 +10,10 @@ from typing import Any, Protocol
 
 import pytest
 
+from broker.config import Config
+from broker.context import Scope
+from broker.embedded import Services
+from tests.parties.house import House, live
 from tests.parties.issuers import CANAILLE_PEOPLE, CanailleIssuer, NodeIssuer
 from tests.parties.landing import Landing, landing
 from tests.parties.party import HERE, Party, needed, node
@@ -78,3 +82,18 @@ def applications() -> Iterator[Landing]:
     needed("node")
     with landing() as place:
         yield place
+
+
+@pytest.fixture(scope="session")
+def house(services: Services, settings: Config, platform: Scope) -> Iterator[House]:
+    """ScaiKey at `http://localhost:…`."""
+    with live(services, str(settings.data_dir), platform) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def authlib_application(logs: Path) -> Iterator[Party]:
+    """An application with Authlib's client; it lives at its `hello["base_url"]`."""
+    running = Party([needed("python"), str(HERE / "authlib_application.py")], logs / "authlib.log")
+    yield running
+    running.end()

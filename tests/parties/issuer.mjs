@@ -55,7 +55,7 @@ for (const event of ['authorization.error', 'grant.error', 'userinfo.error', 're
 const signInPage = (said) => `<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>Somebody else's sign-in</title>
 <main><h1>Somebody else's sign-in</h1><p id="said">${said}</p><form method="post">
 <label>Name <input name="login"></label> <label>Password <input name="password" type="password"></label>
-<button>Go on</button></form></main></html>`;
+<button>Go on</button> <button name="cancel" value="yes">Cancel</button></form></main></html>`;
 
 provider.use(async (ctx, next) => {
   if (!ctx.path.startsWith('/sign-in/')) return next();
@@ -68,6 +68,10 @@ provider.use(async (ctx, next) => {
   const chunks = [];
   for await (const chunk of ctx.req) chunks.push(chunk);
   const form = new URLSearchParams(Buffer.concat(chunks).toString());
+  if (form.has('cancel')) {
+    ctx.respond = false;
+    return provider.interactionFinished(ctx.req, ctx.res, { error: 'access_denied', error_description: 'Not today' });
+  }
   const login = form.get('login');
   if (people()[login]?.password !== form.get('password')) {
     ctx.body = signInPage('No.');

@@ -82,3 +82,26 @@ def test_oidc_client_ts_signs_in_at_oidc_provider(
         visitor.wait('#state:has-text("refreshed")')
         assert json.loads(visitor.text("#state"))["refreshed"]["access_token"]
         assert visitor.complaints == []
+
+
+def test_authlib_signs_in_at_oidc_provider(node_issuer: NodeIssuer, authlib_application: Party, browser: Open) -> None:
+    person = node_issuer.knows("by-authlib", email="by@authlib.example")
+    home = f"{authlib_application.hello['base_url']}/others"
+    made = node_issuer.register(f"{home}/callback", post_logout_redirect_uris=[f"{home}/farewell"])
+    authlib_application.ask(
+        "register",
+        name="others",
+        issuer=node_issuer.url,
+        client_id=made["client_id"],
+        client_secret=made["client_secret"],
+        scope="openid email",
+    )
+    with browser() as visitor:
+        visitor.goto(f"{home}/sign-in")
+        node_issuer.sign_in(visitor, person)
+        visitor.arrive(f"{home}/callback")
+        assert json.loads(visitor.text("#said"))["signed_in"]["userinfo"]["sub"] == person
+        visitor.goto(f"{home}/userinfo")
+        assert json.loads(visitor.text("#said"))["userinfo"]["email"] == "by@authlib.example"
+        visitor.goto(f"{home}/refresh")
+        assert json.loads(visitor.text("#said"))["refreshed"]["access_token"]

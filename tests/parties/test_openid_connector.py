@@ -18,7 +18,10 @@ from tests.parties.conftest import Open
 from tests.parties.issuers import CanailleIssuer, Issuer, NodeIssuer
 from tests.parties.landing import Landing
 
-KEYS = {"RS256": RSAKey.generate_key(2048, auto_kid=True), "ES256": ECKey.generate_key("P-256", auto_kid=True)}
+KEYS: dict[str, RSAKey | ECKey] = {
+    "RS256": RSAKey.generate_key(2048, auto_kid=True),
+    "ES256": ECKey.generate_key("P-256", auto_kid=True),
+}
 
 
 @pytest.fixture

@@ -12,6 +12,12 @@ from tests.parties.party import Party
 
 PHONE = (390, 844)
 DESK = (1280, 900)
+VIEWS = (
+    ("phone", PHONE, "light", None),
+    ("dark", PHONE, "dark", ["color-contrast"]),
+    ("desk", DESK, "light", None),
+)
+"""How a page is looked at, and by which of axe-core's rules; None is all of them."""
 
 
 class Visitor:
@@ -36,6 +42,10 @@ class Visitor:
 
     def click(self, selector: str) -> None:
         self._ask("click", selector=selector)
+
+    def type(self, text: str) -> None:
+        """On the keyboard, into whatever has the focus."""
+        self._ask("type", text=text)
 
     def press(self, key: str) -> None:
         self._ask("press", key=key)
@@ -76,16 +86,17 @@ class Visitor:
         return list(self._ask("answers"))
 
     def look(self, name: str) -> list[str]:
-        """Photograph the page on a phone and on a desk, and say what axe-core finds serious or worse there."""
+        """Photograph the page on a phone, in the dark, and on a desk; say what axe-core finds serious or worse."""
         found = []
-        for device, (width, height) in (("phone", PHONE), ("desk", DESK)):
+        for view, (width, height), scheme, rules in VIEWS:
             self._ask("resize", width=width, height=height)
-            self._ask("screenshot", path=str(self._album / f"{re.sub(r'[^a-z0-9]+', '-', name)}-{device}.png"))
-            wide = self.evaluate("document.documentElement.scrollWidth") > width
-            found += [f"{device}: wider than the screen"] * wide
+            self._ask("scheme", scheme=scheme)
+            self._ask("screenshot", path=str(self._album / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{view}.png"))
+            if self.evaluate("document.documentElement.scrollWidth") > width:
+                found.append(f"{view}: wider than the screen")
             found += [
-                f"{device}: {one['id']}: {one['help']}: {one['nodes']}"
-                for one in self._ask("axe")
+                f"{view}: {one['id']}: {one['help']}: {one['nodes']}"
+                for one in self._ask("axe", rules=rules)
                 if one["impact"] in {"serious", "critical"}
             ]
         return found
