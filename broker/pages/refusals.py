@@ -43,9 +43,16 @@ def explain(reason: str, *, application: str | None = None, upstream: str | None
         "upstream": upstream or _("your organisation's sign-in service"),
     }
     said = _refusals().get(reason) or Refusal(
-        _("You cannot go on"), _("Signing in was refused. Ask your administrator."), 403
+        _("You cannot go on"), _("Signing in was refused.") + " " + _("Ask your administrator."), 403
     )
-    return Refusal(said.title, said.text % named, said.status)
+    text = said.text % named
+    # A name keeps its own first letter, our words for a missing one begin the sentence.
+    unnamed = any(
+        text.startswith(named[one])
+        for one, given in (("application", application), ("upstream", upstream))
+        if not given
+    )
+    return Refusal(said.title, text[:1].upper() + text[1:] if unnamed else text, said.status)
 
 
 def _refusals() -> dict[str, Refusal]:

@@ -441,6 +441,12 @@ def test_every_reason_has_a_page_in_plain_words(client: FlaskClient, reason: str
     assert reason not in said and "%(" not in said and len(page.all("h1")[0].text) > 8
 
 
+def test_a_sentence_begins_with_a_capital_but_a_name_as_it_is_written(client: FlaskClient) -> None:
+    assert refusals.explain("upstream_unavailable").text.startswith("Your organisation's sign-in service cannot")
+    assert refusals.explain("upstream_unavailable", upstream="eduGAIN").text.startswith("eduGAIN cannot")
+    assert "with your organisation's sign-in service is" in refusals.explain("provider_disabled").text
+
+
 @pytest.mark.parametrize(
     ("problem", "status"), [(NotFound(), 404), (TooManyRequests(), 429), (Problem("x", note="secret"), 500)]
 )
