@@ -1,8 +1,8 @@
 """From a credential to an actor, from a name to a scope, from an id to a row the actor may touch.
 
-Owns the one hot statement that turns a bearer token into an `Actor` with the roles it holds at this moment:
-nothing of it is cached, so a disabled person, tenant or token is refused on the next request. Views load
-rows only with `fetch`. Which deed a route is and how a refusal looks is the doors'.
+Owns the one hot statement that turns a token of ours into an `Actor` with the roles it holds at this moment: nothing of
+it is cached, so a disabled person, tenant or token is refused on the next request. Access tokens, which are JWTs, have
+theirs in `bearers`. Views load rows only with `fetch`. Which deed a route is and how a refusal looks is the doors'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from . import credentials
+from oidc import bearers
+from oidc.tokens import looks_like_one
+
+from . import credentials, ids
 from .context import ANONYMOUS, Actor, Grant, Scope, current_actor
 from .db import current_scope, current_tenant, db, hot, unit
 from .directory.reach import groups_above
@@ -36,20 +39,22 @@ WITH found AS MATERIALIZED (
 SELECT found.kind, found.id, found.tenant, shown.*
 FROM found, LATERAL (
     SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status,
-           c.principal, c.name, c.usable, c.revoked_at, c.expires_at, c.scopes, c.audiences, c.allow_password,
+           c.principal, c.name, c.account, c.usable, c.revoked_at, c.issued_at, c.expires_at, c.scopes, c.audiences,
+           c.allow_password,
            CASE WHEN found.kind = 'pat' THEN {held} END AS held
     FROM tenants t, LATERAL (
         SELECT p.user_id AS principal, u.name,
+               (SELECT a.name FROM service_accounts a WHERE a.tenant_id = u.tenant_id AND a.id = u.id) AS account,
                u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now())
                    AND NOT EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = p.tenant_id AND l.resource_id = u.id
                                    AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL) AS usable,
-               p.revoked_at, p.expires_at, p.scopes, p.audiences, false AS allow_password
+               p.revoked_at, p.created_at AS issued_at, p.expires_at, p.scopes, p.audiences, false AS allow_password
         FROM personal_access_tokens p
         JOIN resources u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
         WHERE found.kind = 'pat' AND p.tenant_id = found.tenant AND p.id = found.id
         UNION ALL
-        SELECT s.id, s.name, true, s.revoked_at, s.expires_at, '["scim"]'::jsonb, '["scaikey"]'::jsonb,
-               s.allow_password
+        SELECT s.id, s.name, NULL, true, s.revoked_at, s.created_at, s.expires_at,
+               '["scim"]'::jsonb, '["scaikey"]'::jsonb, s.allow_password
         FROM scim_tokens s
         WHERE found.kind = 'scim' AND s.tenant_id = found.tenant AND s.id = found.id
         OFFSET 0
@@ -84,7 +89,39 @@ def authenticate(authorization: str | None, *, audience: str | None = credential
     if authorization is None:
         return ANONYMOUS
     scheme, _, secret = authorization.partition(" ")
-    digest = credentials.digest_of(secret.strip()) if scheme.lower() == "bearer" else None
+    if scheme.lower() != "bearer":
+        raise AuthenticationRequired(note="not a bearer token")
+    secret = secret.strip()
+    return _by_jwt(secret, audience) if looks_like_one(secret) else _by_secret(secret, audience)
+
+
+def _by_secret(secret: str, audience: str | None) -> Actor:
+    row = look_up(secret)
+    if audience is not None and audience not in row.audiences:
+        raise AuthenticationRequired(note=f"{row.id} is for another audience")
+    _own_scopes[row.tenant] = Scope(row.tenant, row.partner_id, row.tenant_kind, row.slug)
+    scim = row.kind == "scim"
+    return Actor(
+        kind="scim_token" if scim else "user" if row.account is None else "service_account",
+        id=row.principal,
+        tenant_id=row.tenant,
+        partner_id=row.partner_id,
+        name=row.name,
+        grants=frozenset() if scim else holding(row.held, row.tenant, row.partner_id, row.tenant_kind),
+        scopes=frozenset(row.scopes),
+        credential_id=row.id,
+        audiences=frozenset(row.audiences),
+        allow_password=row.allow_password,
+        expires_at=row.expires_at,
+    )
+
+
+def look_up(secret: str) -> Any:
+    """The row behind a personal access token or a SCIM token that is good at this moment, whatever its audience.
+
+    Raises AuthenticationRequired and TokenExpired.
+    """
+    digest = credentials.digest_of(secret)
     if digest is None:
         raise AuthenticationRequired(note="not a token of ours")
     rows = hot(_FIND, {"digest": digest})
@@ -95,21 +132,25 @@ def authenticate(authorization: str | None, *, audience: str | None = credential
         raise AuthenticationRequired(note=f"{row.id} is revoked, or its holder or tenant is disabled")
     if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
         raise TokenExpired
-    if audience is not None and audience not in row.audiences:
-        raise AuthenticationRequired(note=f"{row.id} is for another audience")
-    _own_scopes[row.tenant] = Scope(row.tenant, row.partner_id, row.tenant_kind, row.slug)
-    scim = row.kind == "scim"
+    return row
+
+
+def _by_jwt(token: str, audience: str | None) -> Actor:
+    bearer = bearers.check(token, audience=audience)
+    claims, tenant = bearer.claims, bearer.tenant
+    if tenant is not None and tenant.tenant_id is not None:
+        _own_scopes[tenant.tenant_id] = tenant
     return Actor(
-        kind="scim_token" if scim else "user",
-        id=row.principal,
-        tenant_id=row.tenant,
-        partner_id=row.partner_id,
-        name=row.name,
-        grants=frozenset() if scim else holding(row.held, row.tenant, row.partner_id, row.tenant_kind),
-        scopes=frozenset(row.scopes),
-        credential_id=row.id,
-        audiences=frozenset(row.audiences),
-        allow_password=row.allow_password,
+        kind=bearer.kind,
+        id=bearer.principal_id,
+        tenant_id=claims.tenant_id,
+        partner_id=tenant.partner_id if tenant else None,
+        name=bearer.name,
+        grants=bearer.grants,
+        scopes=claims.scopes,
+        credential_id=claims.jti,
+        audiences=frozenset({claims.audience}),
+        expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
     )
 
 
@@ -154,8 +195,8 @@ def _scope(statement: Any, name: str) -> Scope | None:
 
 def use_is_due(actor: Actor) -> bool:
     """Whether the use of the actor's token should be noted again; True at most once a minute per process."""
-    if actor.credential_id is None:
-        return False
+    if actor.credential_id is None or not ids.is_id(actor.credential_id):
+        return False  # a JWT leaves no row to note it in
     now = time.monotonic()
     if now - _noted.get(actor.credential_id, -USE_NOTED_EVERY) < USE_NOTED_EVERY:
         return False

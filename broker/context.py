@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 TenantKind = Literal["customer", "home", "platform"]
@@ -59,6 +60,8 @@ class Actor:
     credential_id: str | None = None
     audiences: frozenset[str] = field(default=frozenset())
     allow_password: bool = False
+    expires_at: datetime | None = None
+    """When the credential ends."""
 
 
 ANONYMOUS = Actor("anonymous", "anonymous")

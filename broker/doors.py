@@ -39,13 +39,14 @@ from .policy import Action, Where, authorize
 
 log = logging.getLogger("scaikey.doors")
 
-Context = Literal["none", "own", "tenant", "slug", "partner", "platform", "reach"]
+Context = Literal["none", "self", "own", "tenant", "slug", "partner", "platform", "reach"]
 """Where a route acts.
 
-`none`: nowhere. `own`: the tenant chosen, else the credential's own. `tenant`: the tenant in the path or chosen, else
-that of a tenant's own administrator. `slug`: the tenant whose slug is in the path. `partner`: the partner in the path
-or chosen, else that of its own administrator. `platform`: the installation. `reach`: wherever the actor holds a role;
-the view authorizes the place it acts at, or lists by `access.reach`.
+`none`: nowhere. `self`: with whoever asks, wherever he belongs. `own`: the tenant chosen, else the credential's own.
+`tenant`: the tenant in the path or chosen, else that of a tenant's own administrator. `slug`: the tenant whose slug is
+in the path. `partner`: the partner in the path or chosen, else that of its own administrator. `platform`: the
+installation. `reach`: wherever the actor holds a role; the view authorizes the place it acts at, or lists by
+`access.reach`.
 """
 
 _SPANNING = frozenset[str]({"partner", "platform", "reach"})
@@ -139,7 +140,7 @@ class Door:
                 action,
                 context,
                 context in _SPANNING if spanning is None else spanning,
-                transaction and context != "none",
+                transaction and context not in ("none", "self"),
                 about or About(),
                 view,
                 any_audience,
@@ -288,6 +289,9 @@ def _place(actor: Actor, deed: Deed, arguments: dict[str, Any]) -> Scope | None:
     match deed.context:
         case "none" | "platform":
             authorize(actor, deed.action, Where())
+            return None
+        case "self":
+            authorize(actor, deed.action, Where(actor.tenant_id, actor.partner_id))
             return None
         case "reach":
             access.reach(actor, deed.action)

@@ -20,6 +20,7 @@ class Action(StrEnum):
 
     NOTHING_SECRET = "public.read"
     WHOAMI = "self.read"
+    INTROSPECT = "introspection.read"
     LAUNCHER_READ = "launcher.read"
     SESSION_READ = "session.read"
     SESSION_WRITE = "session.write"
@@ -112,6 +113,11 @@ def belongs(actor: Actor, where: Where) -> bool:
     return actor.tenant_id is not None and actor.tenant_id == where.tenant_id
 
 
+def nowhere(actor: Actor, where: Where) -> bool:
+    """A client of the platform whose token names no tenant, where no tenant is."""
+    return actor.kind == "application" and actor.tenant_id is None and where == Where()
+
+
 def provisions(actor: Actor, where: Where) -> bool:
     """A SCIM token of this very tenant."""
     return actor.kind == "scim_token" and actor.tenant_id is not None and actor.tenant_id == where.tenant_id
@@ -132,7 +138,8 @@ ABOVE = (super_admin,)
 
 RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.NOTHING_SECRET: (anybody,),
-    Action.WHOAMI: (belongs,),
+    Action.WHOAMI: (belongs, nowhere),
+    Action.INTROSPECT: (belongs, nowhere),
     Action.LAUNCHER_READ: (belongs,),
     Action.SESSION_READ: (belongs, *TENANT),
     Action.SESSION_WRITE: (belongs, *TENANT),
@@ -189,6 +196,8 @@ def credential_allows(actor: Actor, action: Action) -> bool:
         return True
     if action in _ANY_CREDENTIAL:
         return True
+    if action is Action.INTROSPECT:
+        return "introspect" in actor.scopes
     if action in _SCIM:
         return "scim" in actor.scopes
     if action.endswith(".read"):

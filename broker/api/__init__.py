@@ -5,6 +5,7 @@ People, groups and units have one public shape, SCIM, and are not here.
 
 from broker.api import (
     applications,
+    auth,
     documents,
     domains,
     events,
@@ -24,6 +25,7 @@ from broker.api.door import api, render
 __all__ = [
     "api",
     "applications",
+    "auth",
     "documents",
     "domains",
     "events",

@@ -24,8 +24,7 @@ RULES = (
     "/applications/<application_id>/secrets",
     "/scim-targets/<target_id>/preview",
     "/scim-targets/<target_id>/reconcile",
-    "/auth/<path:rest>",
-    "/platform/oauth/<path:rest>",
+    "/auth/exchange",
 )
 
 

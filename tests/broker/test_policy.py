@@ -37,7 +37,7 @@ def allowed(who: Actor, action: Action) -> list[Where]:
 
 
 def test_super_admins_may_do_everything_everywhere() -> None:
-    own = {Action.WHOAMI, Action.LAUNCHER_READ}
+    own = {Action.WHOAMI, Action.INTROSPECT, Action.LAUNCHER_READ}
     assert all(allowed(SUPER, action) == PLACES for action in Action if action not in own)
     assert all(allowed(SUPER, action) == [PLATFORM_TENANT] for action in own)
 
@@ -62,7 +62,7 @@ def test_tenant_admins_administer_one_customer() -> None:
 
 def test_members_see_themselves_alone() -> None:
     own = {
-        *(Action.WHOAMI, Action.LAUNCHER_READ, Action.NOTHING_SECRET),
+        *(Action.WHOAMI, Action.INTROSPECT, Action.LAUNCHER_READ, Action.NOTHING_SECRET),
         *(Action.OWN_TOKEN_READ, Action.OWN_TOKEN_WRITE, Action.SESSION_READ, Action.SESSION_WRITE),
     }
     assert {action for action in Action if ACME in allowed(MEMBER, action)} == own
@@ -100,11 +100,12 @@ def test_every_action_has_a_rule_and_nobody_anonymous_passes_but_where_nothing_i
         ({"scaikey:read"}, {Action.PROVIDER_READ, Action.WHOAMI}),
         ({"scaikey:write"}, {Action.PROVIDER_READ, Action.PROVIDER_WRITE, Action.PARTNER_CREATE, Action.WHOAMI}),
         ({"scim"}, {Action.DIRECTORY_READ, Action.DIRECTORY_WRITE, Action.DIRECTORY_PIN, Action.WHOAMI}),
-        ({"introspect"}, {Action.WHOAMI}),
+        ({"introspect"}, {Action.WHOAMI, Action.INTROSPECT}),
     ],
 )
 def test_credentials_narrow_roles(scopes: set[str], may: set[Action]) -> None:
     watched = {
+        Action.INTROSPECT,
         Action.PROVIDER_READ,
         Action.PROVIDER_WRITE,
         Action.PARTNER_CREATE,

@@ -79,6 +79,7 @@ BODIES: dict[tuple[str, str], Body] = {
         lambda o: {"principal_id": o["group"], "roles": ["reader"]}, foreign=True
     ),
     ("PATCH", "/applications/<application_id>/assignments/<assignment_id>"): Body(lambda o: {"roles": ["changed"]}),
+    ("POST", "/auth/introspect"): Body(lambda o: {"token": "skt_nobody"}),
     ("POST", "/domains"): Body(lambda o: {"name": "new.example"}),
     ("PATCH", "/domains/<domain_id>"): Body(lambda o: {"verified": True}),
     ("POST", "/identity-providers"): Body(lambda o: {"kind": "ldap", "name": "New", "config": {}}),
@@ -224,6 +225,7 @@ def templates(app: Flask) -> Iterator[Template]:
 WAYS: Mapping[str, tuple[str, ...]] = {
     "tenant": ("header", "prefix"),
     "own": ("header", "prefix"),
+    "self": ("",),
     "slug": ("slug",),
     "partner": ("path",),
     "platform": ("",),

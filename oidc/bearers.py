@@ -1,0 +1,119 @@
+"""From an access token of ours to whom it stands for at this moment, or a refusal.
+
+Owns the one statement behind every use of a JWT at our own doors: what the token says is held against the tenant, the
+person or client, the application, the provider, the session, the grant and the revocations as they are now, and the
+roles come from the database, never from the token. Which doors take it, and for what, is theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, LiteralString, NamedTuple
+
+from broker.context import Grant, Scope
+from broker.db import IN_TENANT, hot
+from broker.errors import AuthenticationRequired
+from broker.held import HELD, holding
+from broker.standing import FACTS, Standing, Subject, may_receive_tokens, parameters
+from oidc.tokens import Claims, Issuer, TokenIssuer, read_any
+
+_SHOWN: LiteralString = """
+SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, c.name, c.service_account, {held} AS held
+    FROM tenants t LEFT JOIN LATERAL (
+        SELECT u.id AS principal, u.name, u.user_type IS NOT DISTINCT FROM 'ServiceAccount' AS service_account
+        FROM resources u WHERE u.tenant_id = t.id AND u.id = %(user)s OFFSET 0
+    ) c ON true
+    WHERE t.id = scope.tenant OFFSET 0
+) shown
+""".replace("{facts}", FACTS).replace("{held}", HELD)
+_BEARER: LiteralString = IN_TENANT + _SHOWN
+
+_REGISTERED: LiteralString = "SELECT f.tenant_id, f.id, f.kind FROM scaikey_find_client(%(client)s) AS f"
+_REMEMBERED = 50_000
+
+
+class Registration(NamedTuple):
+    """Who a client id belongs to: of the tenant that keeps it, an `app_…` or the `usr_…` of a service account."""
+
+    tenant_id: str
+    id: str
+    kind: Literal["application", "service_account"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A good token: its claims, and who that is. `tenant` None: a platform client that named none."""
+
+    claims: Claims
+    kind: Literal["user", "service_account", "application"]
+    principal_id: str
+    name: str
+    tenant: Scope | None
+    registration: Registration
+    grants: frozenset[Grant]
+
+    @property
+    def identity_id(self) -> str:
+        """As it is called now, where that can change."""
+        return f"user:{self.name}" if self.kind == "user" else self.claims.identity_id
+
+
+def check(token: str, *, audience: str | None = None, issuer: Issuer | None = None) -> Bearer:
+    """Whom the token stands for. `audience` None takes a token for any; `issuer` takes only its own, and without one
+    any issuer of ours that fits the tenant does.
+
+    Raises AuthenticationRequired and TokenExpired, and says why only in the note.
+    """
+    claims = read_any(token, audience) if issuer is None else TokenIssuer(issuer).read(token, audience=audience)
+    registration = registered(claims.client_id)
+    if registration is None:
+        raise AuthenticationRequired(note="of a client that is gone")
+    of_account = registration.kind == "service_account"
+    tenant_id = claims.tenant_id or registration.tenant_id
+    if of_account and (claims.of_a_person or tenant_id != registration.tenant_id):
+        raise AuthenticationRequired(note="not what this service account gets")
+    user_id = claims.subject if claims.of_a_person else registration.id if of_account else None
+    subject = Subject(
+        user_id=user_id,
+        application_id=None if of_account else registration.id,
+        # Access that was asked for offline lasts beyond the session; to end a session everywhere ends its grants.
+        session_id=None if "offline_access" in claims.scopes else claims.session_id,
+        grant_id=claims.grant_id,
+        jti=claims.jti,
+    )
+    rows = hot(_BEARER, parameters(subject, tenant_id))
+    if not rows:
+        raise AuthenticationRequired(note="of a tenant that is gone")
+    row = rows[0]
+    reason = may_receive_tokens(Standing(*row[: len(Standing._fields)]))
+    if reason is not None:
+        raise AuthenticationRequired(note=f"{claims.jti}: {reason}")
+    if user_id is not None and row.service_account != of_account:
+        raise AuthenticationRequired(note="a person's token for a service account, or the other way round")
+    return Bearer(
+        claims=claims,
+        kind="user" if claims.of_a_person else registration.kind,
+        principal_id=user_id or registration.id,
+        name=row.name or claims.client_id,
+        tenant=Scope(tenant_id, row.partner_id, row.tenant_kind, row.slug) if claims.tenant_id else None,
+        registration=registration,
+        grants=holding(row.held, tenant_id, row.partner_id, row.tenant_kind),
+    )
+
+
+_registered: dict[str, Registration] = {}
+
+
+def registered(client_id: str) -> Registration | None:
+    """Whose client id this is. One that was given never becomes another's, so that an answer is remembered; that the
+    client is still there is for the statement to say."""
+    found = _registered.get(client_id)
+    if found is None:
+        rows = hot(_REGISTERED, {"client": client_id})
+        if not rows:
+            return None
+        if len(_registered) >= _REMEMBERED:
+            _registered.clear()
+        found = _registered[client_id] = Registration(*rows[0])
+    return found
