@@ -5,21 +5,24 @@ What a kind has to be told is its connector's; runs are `sync_runs`'.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
 from flask import Response
 from marshmallow import RAISE, Schema
 
-from broker import access
+from broker import access, connections
 from broker.api.door import api, body, check_if_match, created, json, listed, nothing, show
-from broker.api.shapes import NAME, Object, Shape, auto_field, fields, take, take_changes
-from broker.directory import mapping
-from broker.doors import About
+from broker.api.shapes import NAME, Flag, Object, Shape, auto_field, fields, one_of, take, take_changes
+from broker.db import unit
+from broker.directory import mapping, matching
+from broker.doors import About, scope
 from broker.errors import NotAvailable
 from broker.models import IdentityProvider
 from broker.policy import Action
 from broker.registry import providers as registry
+from broker.sign_in import upstream
 from connectors import kinds
 from connectors.port import Misconfigured, Step
 
@@ -45,9 +48,29 @@ class MappingRow(Schema):
     default = fields.Raw(allow_none=True)
 
 
+class NewcomersShape(Schema):
+    """Whether somebody nobody knows becomes a person here, and the groups such people enter."""
+
+    class Meta:
+        unknown = RAISE
+
+    enabled = Flag()
+    groups = fields.List(fields.String())
+
+
+class MatchRow(Schema):
+    """One comparison: this claim of the upstream with this attribute of the people here."""
+
+    class Meta:
+        unknown = RAISE
+
+    claim = fields.String(required=True)
+    attribute = fields.String(required=True)
+
+
 class ProviderShape(Shape):
     FIXED = frozenset({"kind"})
-    LATER = frozenset({"domains", "sign_in", "jit", "linking", "match", "match_within", "sync"})
+    LATER = frozenset({"sync"})
 
     class Meta(Shape.Meta):
         model = IdentityProvider
@@ -59,6 +82,12 @@ class ProviderShape(Shape):
     priority = auto_field()
     config = Object()
     attribute_mapping = fields.List(fields.Nested(MappingRow))
+    sign_in = auto_field()
+    domains = fields.List(fields.String())
+    jit = fields.Nested(NewcomersShape)
+    linking = auto_field(validate=one_of("never", "verified_email"))
+    match = fields.List(fields.Nested(MatchRow))
+    match_within = fields.List(fields.String())
     removal_guard = Object()
     created_at = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
@@ -91,7 +120,7 @@ def list_providers() -> Response:
     about=About(takes=ProviderShape, gives=ProviderShape, status=201),
 )
 def create_provider() -> Response:
-    """Add an upstream. `kind` is `ldap`; its `config` is described in the documentation of the connector."""
+    """Add an upstream. Its `config` is described in the documentation of the connector of its `kind`."""
     provider = registry.create(_mapped(take(ProviderShape, body())))
     return created(ProviderShape, provider, f"/identity-providers/{provider.id}")
 
@@ -151,24 +180,30 @@ _VERDICT = {
     "/identity-providers/<provider_id>/test",
     methods=["POST"],
     action=Action.PROVIDER_WRITE,
+    transaction=False,
     about=About(gives=_VERDICT),
 )
 def test_provider(provider_id: str) -> Response:
-    """Check an upstream's settings: one verdict per step, each with what to do about it."""
-    provider = access.fetch(IdentityProvider, provider_id, to=Action.PROVIDER_WRITE)
-    steps = [_settings_step(provider)]
+    """Check an upstream's settings, and ask it: one verdict per step, each with what to do about it."""
+    with unit(scope()):
+        provider = connections.provider_of(access.fetch(IdentityProvider, provider_id, to=Action.PROVIDER_WRITE))
+    steps = list(_steps(provider))
     shown = [{"name": step.name, "ok": step.ok, "found": step.found, "mend": step.mend} for step in steps]
     return json({"ok": all(step.ok for step in steps), "steps": shown})
 
 
-def _settings_step(provider: IdentityProvider) -> Step:
+def _steps(provider: connections.Provider) -> Iterator[Step]:
     try:
-        kinds.config_from(provider.kind, registry.full_config(provider))
+        config = kinds.config_from(provider.kind, provider.config)
     except Misconfigured as error:
-        return Step("settings", False, str(error), "Correct the settings of the provider.")
-    if kinds.KINDS[provider.kind].reads_file is not None:
-        return Step("settings", True, "The settings are complete. An exported file is read by `scaikey scim import`.")
-    return Step("settings", True, "The settings are complete.")
+        yield Step("settings", False, str(error), "Correct the settings of the provider.")
+        return
+    read = " An exported file is read by `scaikey scim import`." if kinds.reads_file(provider.kind) else ""
+    yield Step("settings", True, f"The settings are complete.{read}")
+    callback = upstream.callback_url(scope(), provider.id)
+    diagnosis = kinds.diagnose(provider.kind, config, connections.http_client(provider.tenant_id), callback=callback)
+    if diagnosis is not None:
+        yield from diagnosis.steps()
 
 
 @api.route(
@@ -177,10 +212,12 @@ def _settings_step(provider: IdentityProvider) -> Step:
 def start_sync(provider_id: str) -> Response:
     """Start a run."""
     access.fetch(IdentityProvider, provider_id, to=Action.SYNC_WRITE)
-    raise NotAvailable("An exported file is read by `scaikey scim import`; this provider cannot be asked")
+    raise NotAvailable("This provider cannot be asked for everybody; an export is read by `scaikey scim import`")
 
 
 def _mapped(values: dict[str, Any]) -> dict[str, Any]:
     if "attribute_mapping" in values:
         values["attribute_mapping"] = mapping.check_rows(values["attribute_mapping"])
+    if "match" in values:
+        values["match"] = matching.check_rules(values["match"])
     return values

@@ -23,7 +23,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 def create(name: str) -> Domain:
     """An unverified claim. Raises ValidationFailed, Conflict."""
-    folded = _folded(name)
+    folded = folded_name(name)
     session = db.session()
     if session.scalar(sa.select(Domain.id).where(Domain.name == folded)):
         raise Conflict("The tenant has this domain already")
@@ -54,7 +54,7 @@ def remove(domain: Domain) -> None:
     db.session().flush()
 
 
-def _folded(name: str) -> str:
+def folded_name(name: str) -> str:
     try:
         folded = name.strip().rstrip(".").encode("idna").decode("ascii").lower()
     except UnicodeError:

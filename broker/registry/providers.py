@@ -1,11 +1,12 @@
-"""Identity providers of a tenant: their checked configuration, their sealed secrets, their rank.
+"""Identity providers of a tenant: their checked configuration, their sealed secrets, their rank, and whom they let in.
 
 What a kind needs to be told is its connector's `Config`; secrets among it are sealed apart and read back as `***`.
+Which attributes people are matched by is the directory's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,13 +15,25 @@ import sqlalchemy as sa
 from broker import ids, running
 from broker.db import db
 from broker.errors import Conflict, NotAvailable, ValidationFailed
-from broker.models import IdentityProvider, ScimToken
+from broker.models import IdentityProvider, Resource, RoleAssignment, ScimToken
 from broker.registry.changes import assign, tell
+from broker.registry.domains import folded_name
 from broker.settings import SETTINGS
 from connectors import kinds
 from connectors.port import Misconfigured
 
 HIDDEN = "***"
+MOST_DOMAINS, MOST_GROUPS, MOST_WITHIN = 100, 20, 50
+
+_NO_SIGN_IN: Mapping[str, Any] = {
+    "sign_in": False,
+    "domains": [],
+    "jit": {"enabled": False, "groups": []},
+    "linking": "never",
+    "match": [],
+    "match_within": [],
+}
+"""What says how people sign in, and what it is where they do not."""
 
 
 def create(values: Mapping[str, Any]) -> IdentityProvider:
@@ -30,7 +43,7 @@ def create(values: Mapping[str, Any]) -> IdentityProvider:
         raise NotAvailable(errors={"kind": [f"Available: {', '.join(kinds.KINDS)}."]})
     _refuse_taken(values["name"], None)
     rest = {name: value for name, value in values.items() if name != "config"}
-    provider = IdentityProvider(id=ids.new("idp"), **_checked(rest))
+    provider = IdentityProvider(id=ids.new("idp"), **_checked(rest, {**_NO_SIGN_IN, **rest}))
     _configure(provider, values.get("config", {}), {})
     session.add(provider)
     session.flush()
@@ -41,7 +54,9 @@ def create(values: Mapping[str, Any]) -> IdentityProvider:
 
 def update(provider: IdentityProvider, values: Mapping[str, Any]) -> list[str]:
     """Change it; a `config` replaces the old one, but for secrets given back as `***`."""
-    rest = _checked({name: value for name, value in values.items() if name != "config"})
+    rest = {name: value for name, value in values.items() if name != "config"}
+    known = {name: getattr(provider, name) for name in _NO_SIGN_IN}
+    rest = _checked(rest, {"kind": provider.kind, **known, **rest})
     if "name" in rest:
         _refuse_taken(rest["name"], provider.id)
     changed = assign(provider, rest)
@@ -98,10 +113,12 @@ def _configure(provider: IdentityProvider, given: Mapping[str, Any], before: Map
         name: before[name] if name in secret and value == HIDDEN and name in before else value
         for name, value in given.items()
     }
+    if hidden := sorted(name for name in secret if config.get(name) == HIDDEN):
+        raise ValidationFailed(errors={f"config.{name}": [f"Is not known: {HIDDEN} keeps one."] for name in hidden})
     try:
         kinds.config_from(provider.kind, config)
     except Misconfigured as error:
-        raise ValidationFailed(errors={"config": [str(error)]}) from None
+        raise ValidationFailed(errors={f"config.{name}": [text] for name, text in error.fields.items()}) from None
     secrets = {name: value for name, value in config.items() if name in secret}
     provider.config = {name: value for name, value in config.items() if name not in secret}
     provider.tenant_id = provider.tenant_id or db.session().info["scope"].tenant_id
@@ -123,11 +140,70 @@ def _refuse_taken(name: str, own_id: str | None) -> None:
         raise Conflict("The tenant has a provider of this name already")
 
 
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
+def _checked(values: dict[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in the form they are kept in; `whole` is what the provider will be with them."""
     guard = values.get("removal_guard")
     if guard:
         try:
             SETTINGS["removal_guard"].check(guard)
         except ValueError as error:
             raise ValidationFailed(errors={"removal_guard": [str(error)]}) from None
+    if "jit" in values:
+        values["jit"] = {**_NO_SIGN_IN["jit"], **values["jit"]}
+    if not kinds.signs_in(whole["kind"]):
+        asked = [name for name, nothing in _NO_SIGN_IN.items() if values.get(name, nothing) != nothing]
+        if asked:
+            raise NotAvailable(errors={name: ["People do not sign in at providers of this kind."] for name in asked})
+        return values
+    errors: dict[str, list[str]] = {}
+    if "domains" in values:
+        values["domains"] = _domains(values["domains"], errors)
+    if "jit" in values:
+        _check_groups(values["jit"]["groups"], errors)
+    if "match_within" in values:
+        _check_within(values["match_within"], errors)
+    if whole["match"] and not whole["match_within"]:
+        errors["match_within"] = ["Has to say among whom people are matched."]
+    if errors:
+        raise ValidationFailed(errors=errors)
     return values
+
+
+def _domains(names: Sequence[str], errors: dict[str, list[str]]) -> list[str]:
+    """As `domains` are kept. They need not be verified yet, and count once they are."""
+    if len(names) > MOST_DOMAINS:
+        errors["domains"] = [f"At most {MOST_DOMAINS}."]
+        return []
+    kept = []
+    for name in names:
+        try:
+            kept.append(folded_name(name))
+        except ValidationFailed:
+            errors["domains"] = ["Must be domain names such as example.com."]
+    return list(dict.fromkeys(kept))
+
+
+def _check_groups(given: Sequence[str], errors: dict[str, list[str]]) -> None:
+    """Newcomers enter groups of the tenant, and none that would make administrators of them."""
+    if len(given) > MOST_GROUPS:
+        errors["jit.groups"] = [f"At most {MOST_GROUPS}."]
+        return
+    session = db.session()
+    group = (Resource.type == "Group") & Resource.removed_at.is_(None) & Resource.id.in_(given)
+    if set(given) - set(session.scalars(sa.select(Resource.id).where(group))):
+        errors["jit.groups"] = ["There is no such group in this tenant."]
+    elif session.scalar(sa.select(RoleAssignment.id).where(RoleAssignment.principal_id.in_(given)).limit(1)):
+        errors["jit.groups"] = ["A group that holds an admin role takes no newcomers."]
+
+
+def _check_within(given: Sequence[str], errors: dict[str, list[str]]) -> None:
+    """Who gave us the people that may be matched: providers of this tenant, and SCIM tokens."""
+    if len(given) > MOST_WITHIN:
+        errors["match_within"] = [f"At most {MOST_WITHIN}."]
+        return
+    session = db.session()
+    known: set[str] = set()
+    for model in (IdentityProvider, ScimToken):
+        known.update(session.scalars(sa.select(model.id).where(model.id.in_(given))))
+    if set(given) - known:
+        errors["match_within"] = ["There is no such provider or SCIM token in this tenant."]

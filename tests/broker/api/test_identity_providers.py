@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from broker import ids
-from broker.db import directory_writes, platform_scope
+from broker.db import db, directory_writes, platform_scope
 from broker.models import IdentityProvider, Link, ScimToken
-from tests.casting import Caller, Cast, code
+from broker.registry import providers
+from connectors import kinds
+from connectors.port import Step
+from tests import issuer
+from tests.casting import Caller, Cast, code, give_role, make_group, make_user
+from tests.issuer import CLIENT, SECRET
 
 PATH = "/identity-providers"
 
@@ -42,9 +48,9 @@ def test_a_provider_is_made_changed_and_deleted(cast: Cast) -> None:
 @pytest.mark.parametrize(
     ("fields", "wrong"),
     [
-        ({"config": {"base_dn": "nonsense"}}, "config"),
-        ({"config": {"base_dn": 3}}, "config"),
-        ({"config": {"colour": "red"}}, "config"),
+        ({"config": {"base_dn": "nonsense"}}, "config.base_dn"),
+        ({"config": {"base_dn": 3}}, "config.base_dn"),
+        ({"config": {"colour": "red"}}, "config.colour"),
         ({"config": []}, "config"),
         ({"priority": "first"}, "priority"),
         ({"removal_guard": {"percent": 101}}, "removal_guard"),
@@ -68,18 +74,147 @@ def test_a_mapping_of_the_catalogue_is_kept(cast: Cast) -> None:
 
 
 def test_kinds_and_fields_of_later_versions_are_not_available(cast: Cast) -> None:
-    for kind in ("oidc", "entra", "google", "saml"):
+    for kind in ("entra", "google", "saml"):
         assert code(cast.acme_admin.post(PATH, new(kind=kind))) == (422, "not_available")
     for field in (
         {"sign_in": True},
         {"jit": {"enabled": True}},
         {"linking": "verified_email"},
-        {"match": [{"claim": "a", "attribute": "b"}]},
+        {"match": [{"claim": "email", "attribute": "emails"}]},
         {"sync": {"schedule": "* * * * *"}},
         {"domains": ["acme.example"]},
     ):
         assert code(cast.acme_admin.post(PATH, new(**field))) == (422, "not_available"), field
     assert make(cast.acme_admin, sign_in=False)["kind"] == "ldap"
+
+
+def oidc(issuer: str = "https://login.example.com", **fields: Any) -> dict[str, Any]:
+    config = {"issuer": issuer, "client_id": CLIENT, "client_secret": SECRET, **fields.pop("config", {})}
+    return new(**{"kind": "oidc", "name": "Login", "config": config, **fields})
+
+
+def test_how_people_sign_in_is_kept(cast: Cast) -> None:
+    directory = make(cast.acme_admin)["id"]
+    token = cast.acme_admin.post("/scim-tokens", {"name": "hr"}).get_json()["id"]
+    group = make_group(cast.acme)
+    asked = {
+        "sign_in": True,
+        "domains": ["ACME.example.", "bücher.example", "acme.example"],
+        "jit": {"enabled": True, "groups": [group]},
+        "linking": "verified_email",
+        "match": [{"claim": "upn", "attribute": "userPrincipalName"}, {"claim": "email", "attribute": "emails"}],
+        "match_within": [directory, token],
+    }
+    provider = make(cast.acme_admin, **oidc(**asked))
+    kept = {**asked, "domains": ["acme.example", "xn--bcher-kva.example"]}
+    assert {name: provider[name] for name in asked} == kept
+    path = f"{PATH}/{provider['id']}"
+    assert cast.acme_admin.patch(path, {"jit": {"enabled": False}}).get_json()["jit"] == {
+        "enabled": False,
+        "groups": [],
+    }
+    assert cast.acme_admin.patch(path, {"match": [], "match_within": []}).status_code == 200
+    assert code(cast.acme_admin.patch(path, {"match": asked["match"]})) == (422, "validation_failed")
+
+
+def test_a_provider_lets_nobody_in_unless_told_to(cast: Cast) -> None:
+    provider = make(cast.acme_admin, **oidc())
+    assert (provider["sign_in"], provider["linking"], provider["jit"]) == (
+        False,
+        "never",
+        {"enabled": False, "groups": []},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"sign_in": "yes"}, "sign_in"),
+        ({"domains": ["nonsense"]}, "domains"),
+        ({"domains": ["a.example"] * 101}, "domains"),
+        ({"domains": "acme.example"}, "domains"),
+        ({"jit": {"enabled": 1}}, "jit.enabled"),
+        ({"jit": {"groups": ["grp_x"]}}, "jit.groups"),
+        ({"jit": {"groups": [5]}}, "jit.groups.0"),
+        ({"jit": {"role": "tenant_admin"}}, "jit.role"),
+        ({"linking": "always"}, "linking"),
+        ({"match": [{"claim": "email"}]}, "match.0.attribute"),
+        ({"match": [{"claim": "email", "attribute": "active"}]}, "match.0"),
+        ({"match": [{"claim": "email", "attribute": "emails"}]}, "match_within"),
+        ({"match_within": ["idp_x"]}, "match_within"),
+        ({"config": {"issuer": "http://login.example.com"}}, "config.issuer"),
+        ({"config": {"client_secret": "***"}}, "config.client_secret"),
+        ({"config": {"scopes": ["openid", 5]}}, "config.scopes"),
+    ],
+)
+def test_a_wrong_way_to_sign_in_is_named(cast: Cast, fields: dict[str, Any], wrong: str) -> None:
+    refused = cast.acme_admin.post(PATH, oidc(**fields))
+    assert code(refused) == (422, "validation_failed")
+    assert list(refused.get_json()["errors"]) == [wrong]
+
+
+def test_what_is_another_tenants_is_not_there(cast: Cast) -> None:
+    theirs = make(cast.globex_admin)["id"]
+    token = cast.globex_admin.post("/scim-tokens", {"name": "hr"}).get_json()["id"]
+    for fields in (
+        {"jit": {"groups": [make_group(cast.globex)]}},
+        {"jit": {"groups": [make_user(cast.acme)]}},
+        {"match_within": [theirs]},
+        {"match_within": [token]},
+    ):
+        assert code(cast.acme_admin.post(PATH, oidc(**fields))) == (422, "validation_failed"), fields
+
+
+def test_newcomers_enter_no_group_of_administrators(cast: Cast) -> None:
+    group = make_group(cast.acme)
+    assert make(cast.acme_admin, **oidc(jit={"enabled": True, "groups": [group]}))
+    give_role(cast.acme, group, "tenant_admin", cast.acme.tenant_id)
+    refused = cast.acme_admin.post(PATH, oidc(name="Second", jit={"enabled": True, "groups": [group]}))
+    assert list(refused.get_json()["errors"]) == ["jit.groups"]
+
+
+def test_secrets_are_never_shown_and_stay_when_sent_back(cast: Cast) -> None:
+    provider = make(cast.acme_admin, **oidc())
+    assert provider["config"]["client_secret"] == "***"
+    path = f"{PATH}/{provider['id']}"
+    changed = cast.acme_admin.patch(path, {"config": {**provider["config"], "prompt": "login"}})
+    assert changed.get_json()["config"]["client_secret"] == "***"
+    with platform_scope() as session:
+        row = session.query(IdentityProvider).filter_by(id=provider["id"]).one()
+        with cast.client.application.app_context():
+            assert providers.full_config(row)["client_secret"] == SECRET
+        assert SECRET not in str(row.config)
+    answers = [cast.acme_admin.get(path), cast.acme_admin.get(PATH), cast.acme_admin.get("/events"), changed]
+    assert not any(SECRET in answer.get_data(as_text=True) for answer in answers)
+
+
+def test_an_openid_provider_is_asked_when_tested(cast: Cast) -> None:
+    with issuer.running() as login:
+        path = f"{PATH}/{make(cast.acme_admin, **oidc(login.url))['id']}"
+        verdict = cast.acme_admin.post(f"{path}/test").get_json()
+        assert verdict["ok"], verdict
+        assert verdict["steps"][0]["name"] == "settings"
+        redirect = verdict["steps"][-1]
+        assert f"/t/{cast.acme.slug}/callback/{path.rpartition('/')[2]} " in redirect["found"].replace(";", " ")
+        login.answers["token"] = 401, {}, b'{"error": "invalid_client"}'
+        verdict = cast.acme_admin.post(f"{path}/test").get_json()
+        assert [step["name"] for step in verdict["steps"] if not step["ok"]] == ["client"]
+    assert SECRET not in str(verdict)
+    assert code(cast.acme_admin.post(f"{path}/sync")) == (422, "not_available")
+
+
+class Watching:
+    """A diagnosis that looks whether a unit of work is open around it."""
+
+    def steps(self) -> Iterator[Step]:
+        yield Step("watch", "scope" not in db.session().info and not db.session().in_transaction(), "")
+
+
+def test_no_transaction_is_open_while_a_provider_is_asked(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "diagnose", lambda *_, **__: Watching())
+    path = f"{PATH}/{make(cast.acme_admin, **oidc())['id']}"
+    verdict = cast.acme_admin.post(f"{path}/test").get_json()
+    assert [(step["name"], step["ok"]) for step in verdict["steps"]] == [("settings", True), ("watch", True)]
 
 
 def test_the_kind_never_changes_and_names_are_unique_in_a_tenant(cast: Cast) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from connectors import kinds
 from connectors.http import HttpClient
+from connectors.openid import connect
 from connectors.port import (
     Departure,
     Diagnose,
@@ -16,7 +19,7 @@ from connectors.port import (
     SignIn,
     SignOut,
 )
-from tests.connectors.openid.signing_in import CALLBACK, Change, upstream
+from tests.connectors.openid.signing_in import CALLBACK, Change, config, upstream
 from tests.issuer import Issuer, rsa_key
 
 
@@ -81,3 +84,22 @@ def test_what_this_connector_can(issuer: Issuer, http: HttpClient) -> None:
     assert isinstance(connector.begin_sign_in(ReturnTo(CALLBACK, "s")), Departure)
     assert kinds.sign_in("ldap", kinds.config_from("ldap", {}), http) is None
     assert kinds.diagnose("ldap", kinds.config_from("ldap", {}), http) is None
+
+
+def test_the_documentation_names_every_setting_and_its_choices() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "connectors" / "oidc.md").read_text()
+    table = text.partition("## Settings\n")[2].partition("\n## ")[0]
+    rows = {found[1]: found[2] for found in re.finditer(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)}
+    assert list(rows) == [setting.name for setting in kinds.describe("oidc")]
+    for setting in kinds.describe("oidc"):
+        if setting.type == "str":
+            assert all(f"`{choice}`" in rows[setting.name] for choice in setting.choices if choice)
+    algorithms = next(setting for setting in kinds.describe("oidc") if setting.name == "algorithms")
+    assert set(re.findall(r"`(\w+)`", rows["algorithms"])) == set(algorithms.default)
+
+
+def test_the_documentation_names_every_step_of_a_diagnosis(issuer: Issuer, http: HttpClient) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "connectors" / "oidc.md").read_text()
+    table = text.partition("## What the diagnosis says\n")[2].partition("\n## ")[0]
+    steps = [step.name for step in connect(config(issuer), http, callback=CALLBACK).steps()]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == ["settings", *steps]
