@@ -1,9 +1,9 @@
 """Pages for people: server-made HTML that works without JavaScript and loads nothing from another host.
 
-One module per page; this one is the door they share, and its error page.
+One module per page; `door` is the one they share, `faces` how those of signing in look, `tenant` whose they are.
 """
 
-from broker.pages import docs
+from broker.pages import docs, launcher, platform, sign_in, sign_out
 from broker.pages.door import door
 
-__all__ = ["docs", "door"]
+__all__ = ["docs", "door", "launcher", "platform", "sign_in", "sign_out"]

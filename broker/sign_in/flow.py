@@ -125,9 +125,11 @@ class Refused:
 Step = Choose | Depart | AskConsent | Barred | Done | Refused
 
 
-def begin(scope: Scope, request: AuthRequest | None, *, username: str | None = None) -> Flow:
+def begin(
+    scope: Scope, request: AuthRequest | None, *, username: str | None = None, provider_id: str | None = None
+) -> Flow:
     """A new sign-in of this browser, which keeps its cookie with this answer. Without a request it leads to the
-    launcher."""
+    launcher. `username` is what the person typed already, `provider_id` an upstream somebody asks for."""
     secret = browser.new_tab(browser.flow_cookie(scope.slug or ""), seconds=LIFE)
     now = datetime.now(UTC)
     row = SignInFlow(
@@ -136,7 +138,7 @@ def begin(scope: Scope, request: AuthRequest | None, *, username: str | None = N
         request=request and request.stored(),
         issuer=request.issuer if request else "tenant",
         username=_name(username or (request.login_hint if request else None)),
-        provider_id=request.provider if request else None,
+        provider_id=request.provider if request else provider_id,
         consented=False,
         created_at=now,
         expires_at=now + timedelta(seconds=LIFE),
@@ -170,7 +172,11 @@ def next_step(flow: Flow, session: LiveSession | None) -> Step:
     if flow.error == CANCELLED and flow.request:
         return Refused("access_denied", "The person did not go on")
     if session is None or session.scope.tenant_id != flow.scope.tenant_id:
-        return Refused("login_required", "Nobody is signed in") if silent else _ask_who(flow)
+        if silent:
+            return Refused("login_required", "Nobody is signed in")
+        asked = Subject(application_id=flow.request.application_id if flow.request else None)
+        closed = may_receive_tokens(standing(asked))
+        return Barred(closed) if closed else _ask_who(flow)
     if _too_old(flow, session):
         if silent:
             return Refused("login_required", "The person would have to sign in again")
@@ -281,13 +287,20 @@ def refuse(
     flow: Flow, reason: str, *, provider_id: str | None = None, user_id: str | None = None, detail: str | None = None
 ) -> None:
     """Remember that a sign-in was refused, and turn the flow back. `detail` is for administrators, never a secret."""
+    note_refusal(flow, reason, provider_id=provider_id, user_id=user_id, detail=detail)
+    turn_back(flow, reason)
+
+
+def note_refusal(
+    flow: Flow, reason: str, *, provider_id: str | None = None, user_id: str | None = None, detail: str | None = None
+) -> None:
+    """Remember that something was refused, whatever becomes of the flow."""
     said = {"reason": reason, "provider_id": provider_id, "user_id": user_id, "detail": detail, **_application(flow)}
     kind, id = ("User", user_id) if user_id else ("IdentityProvider", provider_id) if provider_id else ("Tenant", None)
     batch = events.Changes()
     about = {name: value for name, value in said.items() if value is not None}
     batch.add("sign_in.refused", kind, id or current_tenant(), about)
     events.record(batch)
-    turn_back(flow, reason)
 
 
 def reloaded(flow: Flow) -> Flow:
