@@ -15,8 +15,6 @@ RULES = (
     "/service-accounts/<path:rest>",
     "/trust-rules",
     "/trust-rules/<path:rest>",
-    "/sessions",
-    "/sessions/<path:rest>",
     "/agents/<path:rest>",
     "/users/<user_id>/password",
     "/users/<user_id>/credentials",

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Response, request
+from marshmallow import Schema
 
 from broker import access, settings
 from broker.api.door import api, check_if_match, json, nothing, page, show
@@ -39,6 +40,9 @@ class SessionShape(Shape):
     updated_at = auto_field("last_seen_at", dump_only=True)
 
 
+_SHAPE: type[Schema] = SessionShape
+
+
 @api.route(
     "/sessions",
     action=Action.SESSION_READ,
@@ -53,7 +57,7 @@ def list_sessions() -> Response:
     statement = sa.select(Session).where(Session.user_id == user_id, *_holding())
     # Filtered above already: here it only becomes a known parameter.
     rows, following = page(statement, [Session.id], filters={"user_id": lambda _: sa.true()})
-    return json({"items": [SessionShape().dump(one) for one in _shown(rows)], "next_cursor": following})
+    return json({"items": _SHAPE().dump(_shown(rows), many=True), "next_cursor": following})
 
 
 @api.route("/sessions/<session_id>", action=Action.SESSION_READ, context="own", about=About(gives=SessionShape))

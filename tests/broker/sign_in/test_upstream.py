@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.broker.sign_in.stage import Stage, location, state_of
+from tests.broker.sign_in.stage import Stage, location
 
 
 def test_a_person_signs_in_at_the_upstream_and_reaches_the_launcher(acme: Stage) -> None:
