@@ -115,14 +115,17 @@ def _disconnect() -> None:
 def _open_doors(app: Flask) -> None:
     # Here, because a command or a worker that opens no door need not load what they are made of.
     from broker import api, pages
+    from broker.pages import lent
+    from oidc import endpoints, looks
     from scim import server
 
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = 2 * 1024 * 1024
     app.config["MAX_FORM_MEMORY_SIZE"] = 64 * 1024
-    opened = (api.api, server.door, health.door, pages.door)
+    opened = (api.api, server.door, health.door, endpoints.door, pages.door)
     for door in opened:
         app.register_blueprint(door.blueprint)
+    looks.hand_over(app, lent)
     try:
         doors.routes(app)
     except LookupError as error:
@@ -132,6 +135,8 @@ def _open_doors(app: Flask) -> None:
     hosts = _hosts(running.config())
 
     def door_here() -> Door:
+        if request.path.startswith(endpoints.PREFIXES):
+            return endpoints.door
         return of_segment.get(request.path.split("/")[1], pages.door)
 
     @app.before_request

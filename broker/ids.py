@@ -38,6 +38,9 @@ PREFIXES = {
     "ses": "Session",
     "cls": "ClientSecret",
     "key": "SigningKey",
+    "gnt": "Grant",
+    "cod": "AuthorizationCode",
+    "rft": "RefreshToken",
 }
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"

@@ -13,7 +13,19 @@ from broker.errors import Problem
 from broker.policy import RULES, Action
 from tests.casting import PREFIX, Cast
 
-PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/api/v1/openapi.json", "/static/<digest>/<name>"}
+ISSUERS = ("/api/v1/auth/tenants/<slug>", "/api/v1/platform")
+OAUTH = {
+    *(
+        f"{issuer}/oauth/{name}"
+        for issuer in ISSUERS
+        for name in ("authorize", "token", "userinfo", "introspect", "revoke", "jwks", "logout")
+    ),
+    *(issuer + "/.well-known/openid-configuration" for issuer in ISSUERS),
+    *("/.well-known/openid-configuration" + issuer for issuer in ISSUERS),
+    *("/.well-known/oauth-authorization-server" + issuer for issuer in ISSUERS),
+    *("/oauth/token", "/oauth/authorize", "/auth", "/.well-known/openid-configuration", "/.well-known/jwks.json"),
+}
+PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/api/v1/openapi.json", "/static/<digest>/<name>"} | OAUTH
 
 
 def test_every_route_names_an_action_of_the_table(web: Flask) -> None:

@@ -1,0 +1,61 @@
+"""What an issuer publishes about itself (OpenID Connect Discovery, RFC 8414): only what works. Bytes, made once."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import orjson
+
+from oidc.authentication import METHODS
+from oidc.authorize import PROMPTS, RESPONSE_MODES
+from oidc.client_keys import ALGORITHMS
+from oidc.provider import GRANT_TYPES
+from oidc.tokens import Issuer
+
+CLAIMS = (
+    "sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "azp", "at_hash", "sid", "tenant_id",
+    "name", "preferred_username", "given_name", "family_name", "middle_name", "nickname", "locale", "zoneinfo",
+    "updated_at", "email", "email_verified", "groups", "roles",
+)  # fmt: skip
+SCOPES = ("openid", "profile", "email", "offline_access")
+
+
+@lru_cache(maxsize=4_096)
+def document(issuer: Issuer) -> tuple[bytes, str]:
+    """The metadata document and its ETag."""
+    proven = [method for method in METHODS if method != "none"]
+    body = orjson.dumps(
+        {
+            "issuer": issuer.url,
+            "authorization_endpoint": issuer.endpoint("authorize"),
+            "token_endpoint": issuer.endpoint("token"),
+            "userinfo_endpoint": issuer.endpoint("userinfo"),
+            "jwks_uri": issuer.endpoint("jwks"),
+            "introspection_endpoint": issuer.endpoint("introspect"),
+            "revocation_endpoint": issuer.endpoint("revoke"),
+            "end_session_endpoint": issuer.endpoint("logout"),
+            "scopes_supported": SCOPES,
+            "response_types_supported": ["code"],
+            "response_modes_supported": RESPONSE_MODES,
+            "grant_types_supported": GRANT_TYPES,
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["RS256", "ES256"],
+            "token_endpoint_auth_methods_supported": METHODS,
+            "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+            "introspection_endpoint_auth_methods_supported": proven,
+            "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+            "revocation_endpoint_auth_methods_supported": METHODS,
+            "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+            "code_challenge_methods_supported": ["S256"],
+            "prompt_values_supported": sorted(PROMPTS),
+            "claim_types_supported": ["normal"],
+            "claims_supported": CLAIMS,
+            "claims_parameter_supported": False,
+            "request_parameter_supported": False,
+            "request_uri_parameter_supported": False,
+            "require_request_uri_registration": False,
+            "authorization_response_iss_parameter_supported": True,
+        }
+    )
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
