@@ -1,8 +1,8 @@
 """The processes that work in the background: the worker, which is woken, and the clock, which looks by itself.
 
-Owns the jobs there are, the refusal of all others, and the clock's sweeps. A job is a name, as JSON; what is to be
-done is in PostgreSQL, so that a lost, doubled or forged job does no harm. The work itself is `scim.push`'s and
-`directory`'s.
+Owns the jobs there are, the refusal of all others, and the clock's sweeps: what is owed, what has expired, keys that
+have signed long enough. A job is a name, as JSON; what is to be done is in PostgreSQL, so that a lost, doubled or
+forged job does no harm. The work itself is `scim.push`'s, `directory`'s and `keys`'.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -27,12 +29,26 @@ from broker import bell, running
 from broker.context import Scope, acting, system
 from broker.db import db, platform_scope, unit
 from broker.directory import Directory
-from broker.models import Resource, Tenant
+from broker.models import (
+    Attempt,
+    AuthorizationCode,
+    Base,
+    Grant,
+    OneTime,
+    Resource,
+    RevokedToken,
+    Session,
+    SignInFlow,
+    Tenant,
+)
+from oidc import keys
 from scim import push
 
 _BATCH_SECONDS, _BATCH = 30.0, 2_000
 _TICK_SECONDS = 2.0
 _EXPIRY_SECONDS = 30.0
+_FORGETTING_SECONDS = 300.0
+_FORGOTTEN_AT_ONCE = 1_000
 _WORKER_TTL = 30
 
 log = logging.getLogger("scaikey.worker")
@@ -147,13 +163,17 @@ def tick() -> None:
     """Look every few seconds for what is due, until SIGTERM or SIGINT. Needs an app context."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _stop)
-    expired_at = 0.0
+    expired_at = forgot_at = float("-inf")
     while not _stopping.is_set():
         try:
             sweep()
             if time.monotonic() - expired_at > _EXPIRY_SECONDS:
                 expire()
                 expired_at = time.monotonic()
+            if time.monotonic() - forgot_at > _FORGETTING_SECONDS:
+                forget()
+                turn_keys()
+                forgot_at = time.monotonic()
         except sa.exc.SQLAlchemyError as error:
             log.warning("the clock could not look: %s", error)
         _stopping.wait(_TICK_SECONDS)
@@ -182,6 +202,64 @@ def _with_expired() -> list[Scope]:
     with platform_scope() as session:
         tenants = session.scalars(sa.select(Tenant).where(Tenant.id.in_(passed)))
         return [Scope(one.id, one.partner_id, one.kind, one.slug) for one in tenants]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """Rows that end by themselves, and how long they are of use after that."""
+
+    model: type[Base]
+    ends: sa.SQLColumnExpression[Any]
+    kept: timedelta = timedelta(0)
+    unless: sa.ColumnElement[bool] | None = None
+
+
+_PASSING: Sequence[_Passing] = (
+    _Passing(SignInFlow, SignInFlow.expires_at, timedelta(hours=1)),
+    # A code that is shown a second time tells of a thief, also when it has expired meanwhile.
+    _Passing(AuthorizationCode, AuthorizationCode.expires_at, timedelta(days=1)),
+    # With its refresh tokens, which show reuse as long as the family may live.
+    _Passing(Grant, Grant.expires_at, timedelta(minutes=5)),
+    # A grant goes with its session, and one for offline access outlives it.
+    _Passing(
+        Session,
+        Session.expires_at,
+        timedelta(days=1),
+        sa.exists().where(Grant.tenant_id == Session.tenant_id, Grant.session_id == Session.id),
+    ),
+    _Passing(RevokedToken, RevokedToken.expires_at, timedelta(minutes=5)),
+    _Passing(
+        Attempt,
+        Attempt.window_ends,
+        timedelta(minutes=5),
+        sa.func.coalesce(Attempt.blocked_until > sa.func.now(), sa.false()),
+    ),
+    _Passing(OneTime, OneTime.expires_at, timedelta(minutes=5)),
+)
+
+
+def forget() -> None:
+    """Delete what has expired, a bounded number of rows in each transaction."""
+    for passing in _PASSING:
+        while not _stopping.is_set():
+            with platform_scope() as session:
+                if session.execute(_forgetting(passing)).rowcount < _FORGOTTEN_AT_ONCE:  # type: ignore[attr-defined]
+                    break
+
+
+def _forgetting(passing: _Passing) -> sa.Delete:
+    key = sa.inspect(passing.model).primary_key
+    over = sa.select(*key).where(passing.ends < sa.func.now() - passing.kept)
+    if passing.unless is not None:
+        over = over.where(~passing.unless)
+    batch = over.limit(_FORGOTTEN_AT_ONCE).with_for_update(skip_locked=True, of=passing.model)
+    return sa.delete(passing.model).where(sa.tuple_(*key).in_(batch)).execution_options(synchronize_session=False)
+
+
+def turn_keys() -> None:
+    """Retire and rotate the signing keys that are due."""
+    with acting(system("clock")), platform_scope():
+        keys.keep_up()
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
