@@ -225,16 +225,16 @@ def signing_keys() -> Verdict:
         with platform_scope():
             known = keys.everything()
             flaw = keys.check() if known else None
+            signing = [(key.algorithm, key.id, key.activated_at) for key in known if key.status == "current"]
     except VaultError as error:
         flaw = str(error)
     if flaw:
         return Verdict("signing keys", False, flaw, "Start a process to make what is missing; restore what is damaged.")
-    if not known:
+    if not signing:
         return Verdict("signing keys", True, "none yet: the first process that starts makes them")
-    signing = [key for key in known if key.status == "current"]
-    oldest = max((datetime.now(UTC) - (key.activated_at or key.created_at)).days for key in signing)
-    shown = ", ".join(f"{key.algorithm} {key.id[:8]}" for key in signing)
-    return Verdict("signing keys", True, f"{shown}, signing for {oldest} days")
+    now = datetime.now(UTC)
+    shown = (f"{algorithm} {kid[:8]} for {(now - (since or now)).days} days" for algorithm, kid, since in signing)
+    return Verdict("signing keys", True, ", ".join(shown))
 
 
 def _clock() -> Verdict:
