@@ -41,6 +41,7 @@ class Setting:
     default: Any
     secret: bool
     choices: tuple[str, ...]
+    confides: bool
 
 
 def describe(kind: str) -> tuple[Setting, ...]:
@@ -141,4 +142,5 @@ def _setting(field: Field[Any], hint: Any) -> Setting:
         None if required else default,
         about["secret"],
         tuple(about["choices"]),
+        about["confides"],
     )

@@ -265,9 +265,14 @@ class Misconfigured(UpstreamError):
         self.fields = dict(fields or {})
 
 
-def setting(help: str, *, secret: bool = False, default: Any = ..., choices: tuple[str, ...] = ()) -> Any:
-    """A field of a connector's `Config` dataclass; validation, console form and documentation read its metadata."""
-    metadata = {"help": help, "secret": secret, "choices": choices}
+def setting(
+    help: str, *, secret: bool = False, default: Any = ..., choices: tuple[str, ...] = (), confides: bool = False
+) -> Any:
+    """A field of a connector's `Config` dataclass; validation, console form and documentation read its metadata.
+
+    `confides`: it says who is told the secrets. Who changes it has to know them, or they could be sent to a stranger.
+    """
+    metadata = {"help": help, "secret": secret, "choices": choices, "confides": confides}
     if default is ...:
         return field(metadata=metadata)
     if isinstance(default, (list, dict)):

@@ -113,12 +113,18 @@ def _configure(provider: IdentityProvider, given: Mapping[str, Any], before: Map
         name: before[name] if name in secret and value == HIDDEN and name in before else value
         for name, value in given.items()
     }
+    if any(config.get(setting.name) != before.get(setting.name) for setting in settings if setting.confides):
+        # A secret nobody can read here could else be sent to whoever a new address belongs to.
+        kept = [name for name in secret if given.get(name) == HIDDEN and name in before]
+        if kept:
+            raise ValidationFailed(errors={f"config.{name}": ["Was given for another place."] for name in kept})
     if hidden := sorted(name for name in secret if config.get(name) == HIDDEN):
         raise ValidationFailed(errors={f"config.{name}": [f"Is not known: {HIDDEN} keeps one."] for name in hidden})
     try:
         kinds.config_from(provider.kind, config)
     except Misconfigured as error:
-        raise ValidationFailed(errors={f"config.{name}": [text] for name, text in error.fields.items()}) from None
+        named = {f"config.{name}": [text] for name, text in error.fields.items()}
+        raise ValidationFailed(errors=named or {"config": [str(error)]}) from None
     secrets = {name: value for name, value in config.items() if name in secret}
     provider.config = {name: value for name, value in config.items() if name not in secret}
     provider.tenant_id = provider.tenant_id or db.session().info["scope"].tenant_id

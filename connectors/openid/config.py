@@ -31,7 +31,8 @@ _REASSIGNED = frozenset(_NAMES.split())
 class Config:
     issuer: str = setting(
         "The provider's issuer, exactly as it writes it, such as `https://login.example.com/realms/acme`. Everything "
-        "else is read from `/.well-known/openid-configuration` below it."
+        "else is read from `/.well-known/openid-configuration` below it.",
+        confides=True,
     )
     client_id: str = setting("The name under which the provider knows us.")
     token_endpoint_auth_method: str = setting(

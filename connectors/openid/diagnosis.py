@@ -40,7 +40,7 @@ def steps(config: Config, source: Source, callback: str) -> Iterator[Step]:
     yield Step("discovery", True, f"The provider calls itself {metadata.issuer}, and its endpoints can be used.")
     yield _manners(config, metadata)
     yield _keys(config, source, metadata)
-    yield _client(config, source, metadata)
+    yield _client(config, source, metadata, callback)
     if callback:
         text = f"People come back to {callback}; the provider has to know exactly this redirect URI."
         yield Step("redirect_uri", True, text, "Register it with the client at the provider, if it is not yet.")
@@ -97,13 +97,13 @@ def _keys(config: Config, source: Source, metadata: Metadata) -> Step:
     return Step("keys", True, f"{count} key{'s' if count != 1 else ''}, for {', '.join(fit)}.")
 
 
-def _client(config: Config, source: Source, metadata: Metadata) -> Step:
+def _client(config: Config, source: Source, metadata: Metadata, callback: str) -> Step:
     if config.token_endpoint_auth_method == "none":
         return Step("client", True, "The client has no credential; PKCE alone protects the code.")
     try:
-        client.redeem(config, metadata, source, "", _NO_CODE, _NO_CODE)
+        client.redeem(config, metadata, source, callback, _NO_CODE, _NO_CODE)
     except Misconfigured as error:
-        mend = "Check client_id and client_secret."
+        mend = "Check client_id and client_secret; some providers understand only client_secret_post."
         if config.token_endpoint_auth_method == "private_key_jwt":
             name = client.key_id(config)
             mend = f"Register the public half of the key ({name}) at the provider, or change `assertion_audience`."

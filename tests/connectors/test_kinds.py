@@ -51,11 +51,14 @@ def test_settings_are_described() -> None:
 class Sample:
     password: str = setting("A password.", secret=True)
     bases: list[str] = setting("Some bases.", default=[])  # noqa: RUF009 (a field, not a shared list)
+    colours: list[str] = setting("Colours.", default=["red"], choices=("red", "blue"))  # noqa: RUF009
+    names: dict[str, str] = setting("Names.", default={})  # noqa: RUF009
+    wanted: bool = setting("Whether.", default=False)
 
 
 def test_required_secret_and_listed_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kinds, "KINDS", {"test": kinds.Connector(Sample)})
-    password, bases = kinds.describe("test")
+    password, bases, *_ = kinds.describe("test")
     assert (password.required, password.secret, password.default) == (True, True, None)
     assert (bases.type, bases.required, bases.default) == ("list", False, [])
     with pytest.raises(Misconfigured, match="password: Is required"):
@@ -64,6 +67,32 @@ def test_required_secret_and_listed_settings(monkeypatch: pytest.MonkeyPatch) ->
     assert kinds.config_from("test", {"password": "p"}).bases == []
     with pytest.raises(Misconfigured, match="no files"):
         kinds.file_feed("test", None, "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ({"bases": ["a", 5]}, {"bases": ["a", "b"]}),
+        ({"bases": "a"}, {"bases": []}),
+        ({"colours": ["red", "green"]}, {"colours": ["blue", "red"]}),
+        ({"names": {"a": 5}}, {"names": {"a": "b"}}),
+        ({"names": []}, {"names": {}}),
+        ({"wanted": 1}, {"wanted": True}),
+    ],
+)
+def test_what_is_inside_a_setting_is_checked_too(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], right: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(kinds, "KINDS", {"test": kinds.Connector(Sample)})
+    assert kinds.config_from("test", {"password": "p", **right})
+    with pytest.raises(Misconfigured) as caught:
+        kinds.config_from("test", {"password": "p", **given})
+    assert set(caught.value.fields) == set(given)
+
+
+def test_kinds_say_what_can_be_done_with_them() -> None:
+    assert [kinds.signs_in(kind) for kind in ("oidc", "ldap")] == [True, False]
+    assert [kinds.reads_file(kind) for kind in ("oidc", "ldap")] == [False, True]
 
 
 def test_a_file_feed_reads_the_file(tmp_path: Path) -> None:

@@ -188,6 +188,15 @@ def test_secrets_are_never_shown_and_stay_when_sent_back(cast: Cast) -> None:
     assert not any(SECRET in answer.get_data(as_text=True) for answer in answers)
 
 
+def test_a_secret_is_not_sent_to_somewhere_else_by_who_does_not_know_it(cast: Cast) -> None:
+    provider = make(cast.acme_admin, **oidc())
+    path, moved = f"{PATH}/{provider['id']}", {**provider["config"], "issuer": "https://elsewhere.example"}
+    refused = cast.acme_admin.patch(path, {"config": moved})
+    assert code(refused) == (422, "validation_failed")
+    assert list(refused.get_json()["errors"]) == ["config.client_secret"]
+    assert cast.acme_admin.patch(path, {"config": {**moved, "client_secret": "new"}}).status_code == 200
+
+
 def test_an_openid_provider_is_asked_when_tested(cast: Cast) -> None:
     with issuer.running() as login:
         path = f"{PATH}/{make(cast.acme_admin, **oidc(login.url))['id']}"

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from hypothesis import given, settings, strategies
 from joserfc import jws, jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc.jwk import KeySet, OctKey, RSAKey
 
 from connectors.http import HttpClient
-from connectors.openid import connect
+from connectors.openid import connect, id_token
 from connectors.port import (
     Refused,
 )
@@ -242,3 +244,60 @@ def test_freshness_has_to_be_proven(issuer: Issuer, http: HttpClient) -> None:
     for hints in ({"fresh": True}, {"max_age": 300}):
         with pytest.raises(Refused, match="does not say when"):
             sign_in(connector, **hints)
+
+
+ANY_JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = strategies.sampled_from(
+    [
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "iat",
+        "nbf",
+        "nonce",
+        "azp",
+        "at_hash",
+        "auth_time",
+        "alg",
+        "kid",
+        "typ",
+        "crit",
+        "b64",
+    ]
+)
+ANY_MEMBERS = strategies.dictionaries(NAMES, ANY_JSON, max_size=6)
+EXPECTED = id_token.Expected("https://login.example.com", CLIENT, "n", "access", ["ES256"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(strategies.text() | strategies.builds("{}.{}.{}".format, *[strategies.text("ab=-_{}")] * 3))
+def test_no_text_raises_anything_but_a_refusal(token: str) -> None:
+    with pytest.raises(Refused):
+        id_token.verified(token, KeySet([ec_key("k")]), lambda: None, EXPECTED)
+
+
+@settings(max_examples=100, deadline=None)
+@given(header=ANY_MEMBERS, claims=ANY_MEMBERS)
+def test_nothing_signed_raises_anything_but_a_refusal(header: Change, claims: Change) -> None:
+    now = int(time.time())
+    right = {"iss": EXPECTED.issuer, "aud": CLIENT, "nonce": "n", "sub": "a", "exp": now + 60, "iat": now}
+    content = f"{encoded({'alg': 'ES256', 'kid': 'k', **header})}.{encoded({**right, **claims})}"
+    signature = es256_signature(content)
+    try:
+        told = id_token.verified(f"{content}.{signature}", KeySet([ec_key("k")]), lambda: None, EXPECTED)
+    except Refused:
+        return
+    assert told["iss"] == EXPECTED.issuer and told["nonce"] == "n"
+    assert told["aud"] == CLIENT or CLIENT in told["aud"]
+
+
+def es256_signature(content: str) -> str:
+    key = ec_key("k").private_key
+    assert key is not None
+    r, s = decode_dss_signature(key.sign(content.encode(), ec.ECDSA(hashes.SHA256())))
+    return encoded(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
