@@ -35,7 +35,7 @@ def page(
     status: int = 200,
     *,
     colour: str | None = None,
-    forms_to: Sequence[str] = ("'self'",),
+    forms_to: Sequence[str] = ("'none'",),
     nonce: str | None = None,
     **values: Any,
 ) -> Response:
@@ -49,12 +49,10 @@ def page(
         f"default-src 'none'; style-src 'self'; img-src 'self' data:; form-action {' '.join(forms_to)}; "
         "frame-ancestors 'none'; base-uri 'none'" + (f"; script-src 'nonce-{nonce}'" if nonce else "")
     )
-    # Not `no-referrer`, with which browsers send `Origin: null` even to ourselves.
-    headers = {
-        "Content-Security-Policy": policy,
-        "Referrer-Policy": "same-origin",
-        "Content-Language": words.language(),
-    }
+    headers = {"Content-Security-Policy": policy, "Content-Language": words.language()}
+    if "'self'" in forms_to:
+        # Under `no-referrer` browsers send our own forms with `Origin: null`.
+        headers["Referrer-Policy"] = "same-origin"
     return Response(body, status, headers, mimetype="text/html")
 
 

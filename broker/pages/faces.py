@@ -257,10 +257,12 @@ def refused(
     return _face("refused.html", brand, status, title=title, text=text, back=_address(back), request_id=number)
 
 
-def _face(template: str, brand: Brand | None, status: int = 200, then: Sequence[str] = (), **values: Any) -> Response:
+def _face(
+    template: str, brand: Brand | None, status: int = 200, then: Sequence[str] | None = None, **values: Any
+) -> Response:
     if brand is not None:
         words.speak(brand.language)
-    forms_to = ["'self'", *dict.fromkeys(source(url) for url in then)]
+    forms_to = ["'none'"] if then is None else ["'self'", *dict.fromkeys(source(url) for url in then)]
     return page(template, status, colour=_colour(brand), forms_to=forms_to, brand=brand, **values)
 
 
