@@ -54,6 +54,7 @@ class OpenId:
 
     def begin_sign_in(self, return_to: ReturnTo) -> Departure:
         metadata = self._source.metadata()
+        max_age = 0 if return_to.fresh else return_to.max_age
         nonce, verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         url = client.authorization_url(
             self._config,
@@ -64,7 +65,7 @@ class OpenId:
             nonce=nonce,
             prompt="login" if return_to.fresh else return_to.prompt or self._config.prompt or None,
             login_hint=return_to.login_hint,
-            max_age=0 if return_to.fresh else return_to.max_age,
+            max_age=max_age,
         )
         memo = {
             "issuer": self._config.issuer,
@@ -72,8 +73,7 @@ class OpenId:
             "callback": return_to.callback,
             "nonce": nonce,
             "verifier": verifier,
-            "max_age": return_to.max_age,
-            "anew_since": time.time() if return_to.fresh else None,
+            "authenticated_since": None if max_age is None else time.time() - max_age,
         }
         return Departure(url, None, json.dumps(memo).encode())
 
@@ -97,8 +97,7 @@ class OpenId:
                 nonce=kept["nonce"],
                 access_token=access_token,
                 algorithms=self._config.algorithms,
-                max_age=kept["max_age"],
-                anew_since=kept["anew_since"],
+                authenticated_since=kept["authenticated_since"],
             ),
         )
         more = self._userinfo(metadata, access_token, claims["sub"])

@@ -41,15 +41,14 @@ _WRONG = {
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a token has to fit. `max_age` is in seconds; `anew_since` is when the person was sent to authenticate."""
+    """What a token has to fit. `authenticated_since`: when the person may have authenticated at the earliest."""
 
     issuer: str
     client_id: str
     nonce: str
     access_token: str | None
     algorithms: Collection[str]
-    max_age: int | None = None
-    anew_since: float | None = None
+    authenticated_since: float | None = None
 
 
 def verified(token: str, keys: KeySet, renewed_keys: Callable[[], KeySet | None], expected: Expected) -> Claims:
@@ -166,15 +165,11 @@ def _check_age(claims: Claims, expected: Expected, now: int) -> None:
     when = moment(claims.get("auth_time"))
     if "auth_time" in claims and (when is None or when.timestamp() > now + LEEWAY):
         raise Refused("The ID token is not accepted. Its auth_time is no moment in the past.")
-    if expected.max_age is None and expected.anew_since is None:
+    if expected.authenticated_since is None:
         return
     if when is None:
         raise Refused("The upstream does not say when the person authenticated.")
-    oldest = max(
-        now - expected.max_age if expected.max_age is not None else 0.0,
-        expected.anew_since or 0.0,
-    )
-    if when.timestamp() < oldest - LEEWAY:
+    if when.timestamp() < expected.authenticated_since - LEEWAY:
         raise Refused("The person authenticated too long ago, and the upstream did not ask again.")
 
 
