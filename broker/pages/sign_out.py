@@ -1,4 +1,7 @@
-"""`/t/{slug}/sign-out`: really? Then the session ends here, and at the upstream where that can be."""
+"""`/t/{slug}/sign-out`: really? Then the session ends here, and at the upstream where that can be.
+
+What an application asks for at the end-session endpoint of its issuer is `oidc.logout`'s; both end by `sessions`.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,13 @@ OAUTH = {
     *("/oauth/token", "/oauth/authorize", "/auth", "/.well-known/openid-configuration", "/.well-known/jwks.json"),
 }
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/api/v1/openapi.json", "/static/<digest>/<name>"} | OAUTH
+PAGES = {"/sign-in"} | {
+    f"/t/<tenant_slug>/{page}"
+    for page in ("sign-in", "sign-in/cancel", "consent", "callback/<provider_id>", "sign-out", "signed-out", "apps")
+}
+"""For browsers, which show a session of their own."""
+OWN = {Action.OWN_TOKEN_READ, Action.OWN_TOKEN_WRITE, Action.SESSION_READ, Action.SESSION_WRITE}
+"""What everybody has of his own."""
 
 
 def test_every_route_names_an_action_of_the_table(web: Flask) -> None:
@@ -52,7 +59,7 @@ def test_a_public_route_cannot_act_anywhere() -> None:
 def test_what_is_public_is_listed_here(web: Flask) -> None:
     public = [route for route in doors.routes(web) if route.action is Action.NOTHING_SECRET]
     answering = {route.rule for route in public if not route.endpoint.endswith("_later")}
-    assert answering == PUBLIC
+    assert answering == PUBLIC | PAGES
 
 
 def paths(route: Route, tenant_id: str, partner_id: str, slug: str) -> str:
@@ -85,7 +92,7 @@ def test_nobody_gets_past_any_route_without_a_token(web: Flask, cast: Cast) -> N
 def test_an_ordinary_person_and_a_stranger_get_nothing_from_any_route(web: Flask, cast: Cast) -> None:
     """A person without a role in his own tenant, and another tenant's administrator in this one."""
     for route in doors.routes(web):
-        if route.action in (Action.NOTHING_SECRET, Action.OWN_TOKEN_READ, Action.OWN_TOKEN_WRITE):
+        if route.action is Action.NOTHING_SECRET or route.action in OWN:
             continue
         if route.context == "self":
             continue

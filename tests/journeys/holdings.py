@@ -35,6 +35,7 @@ from broker.models import (
     RoleAssignment,
     ScimTarget,
     ScimToken,
+    Session,
     SettingValue,
     SyncRun,
     SyncSkip,
@@ -259,8 +260,18 @@ def furnish(holding: Holding) -> dict[str, str]:
         else:
             role = RoleAssignment(id=ids.new("rol"), role="super_admin", principal_id=member, scope_id=None)
         session.add(role)
+        browser = Session(
+            id=ids.new("ses"),
+            user_id=user,
+            digest=secrets.token_bytes(32),
+            auth_time=datetime.now(UTC),
+            amr=[mark],
+            expires_at=datetime.now(UTC) + timedelta(hours=12),
+        )
+        session.add(browser)
         session.flush()
         things |= {
+            "session": browser.id,
             "unit": unit_,
             "user": user,
             "member": member,

@@ -37,6 +37,7 @@ _KIND = {
     "domain_id": "domain",
     "provider_id": "provider",
     "run_id": "run",
+    "session_id": "session",
     "target_id": "target",
     "other_tenant_id": "tenant",
 }

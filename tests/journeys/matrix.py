@@ -25,7 +25,8 @@ from tests.journeys.ledger import Ledger
 T = TypeVar("T")
 
 REFUSED = frozenset({400, 403, 404, 409, 422, 501})
-OWN_TOKENS = frozenset({Action.OWN_TOKEN_READ, Action.OWN_TOKEN_WRITE})
+OWN = frozenset({Action.OWN_TOKEN_READ, Action.OWN_TOKEN_WRITE, Action.SESSION_READ, Action.SESSION_WRITE})
+"""What everybody has of his own."""
 FROM_ABOVE = frozenset({Action.TENANT_WRITE, Action.APPLICATION_SHARE, Action.DOMAIN_VERIFY})
 """What a tenant's own admin sees and may not do."""
 OF_A_PARTNER = frozenset({Action.PARTNER_READ, Action.PARTNER_SETTINGS_READ, Action.PARTNER_SETTINGS_WRITE})
@@ -43,6 +44,7 @@ _PREFIX = {
     "target": "tgt",
     "scim token": "sct",
     "pat": "pat",
+    "session": "ses",
     "domain": "dom",
     "tenant": "tnt",
     "partner": "prt",
@@ -93,13 +95,13 @@ class Matrix:
 
     def _in_tenants(self, template: Template, principal: Principal) -> Iterator[Case]:
         reach = self._reach(template, principal)
-        own_tokens = template.route.action in OWN_TOKENS and "api" in principal.doors
-        if own_tokens and not reach:
+        own = template.route.action in OWN and "api" in principal.doors
+        if own and not reach:
             yield from self._with_strangers_things(template, principal, principal.home, frozenset())
         for name in self._some(1, sorted(reach), f"{template} at"):
             yield from self._with_strangers_things(template, principal, name, self.realm.shown_at(name))
             yield from self._from_above(template, principal, name)
-        elsewhere = set(self.realm.holdings) - reach - ({principal.home} if own_tokens else set())
+        elsewhere = set(self.realm.holdings) - reach - ({principal.home} if own else set())
         for name in self._some(2, sorted(elsewhere), f"{template} elsewhere"):
             yield from self._elsewhere(template, principal, name)
         if template.route.context == "tenant" and "<tenant_id>" not in template.rule and len(reach) != 1:

@@ -209,6 +209,8 @@ class Rightful:
         if rule.endswith("/reject"):
             path["run"] = path["second run"]
         query = f"confirm={used.slug}" if (template.method, rule) == ("DELETE", "/tenants/<tenant_id>") else ""
+        if rule == "/sessions":
+            query = f"user_id={used['user']}"
         way = WAYS[template.route.context][0]
         asked = compose(template, token=token, place=place, way=way, path=path, body=used.things, query=query)
         return asked, frozenset(touches)
