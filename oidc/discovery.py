@@ -1,4 +1,7 @@
-"""What an issuer publishes about itself (OpenID Connect Discovery, RFC 8414): only what works. Bytes, made once."""
+"""What an issuer publishes about itself (OpenID Connect Discovery, RFC 8414): only what works.
+
+The bytes are made once per issuer and process. Who may read them, and for how long, is the door's.
+"""
 
 from __future__ import annotations
 

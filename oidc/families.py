@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 from broker import events, ids
-from broker.db import current_tenant, db
+from broker.db import current_tenant, db, hot
 from broker.models import AuthorizationCode, Grant, RevokedToken
 
 GRACE = timedelta(seconds=10)
@@ -40,6 +40,8 @@ _CLAIM_CODE: LiteralString = """
       AND g.application_id = %(application)s AND g.issuer = %(issuer)s
     RETURNING c.redirect_uri, c.code_challenge, c.expires_at > now() AS fresh, {family}
 """.replace("{family}", _FAMILY)
+_TENANT_OF_CODE: LiteralString = "SELECT tenant_id FROM scaikey_find_code(%(digest)s)"
+_TENANT_OF_REFRESH: LiteralString = "SELECT tenant_id FROM scaikey_find_refresh(%(digest)s)"
 _SPENT_CODE: LiteralString = """
     SELECT g.id FROM authorization_codes c JOIN grants g ON g.tenant_id = c.tenant_id AND g.id = c.grant_id
     WHERE c.tenant_id = %(tenant)s AND c.digest = %(digest)s AND c.used_at IS NOT NULL
@@ -127,6 +129,19 @@ class Refresh:
 def digest_of(secret: str) -> bytes | None:
     """What is stored of a code or refresh token; None when the text cannot be one."""
     return hashlib.sha256(secret.encode()).digest() if _SECRET.fullmatch(secret) else None
+
+
+def tenant_of_code(code: str) -> str | None:
+    """Whose code this is, for the platform issuer. Outside any unit of work, as is `tenant_of_refresh`."""
+    digest = digest_of(code)
+    rows = hot(_TENANT_OF_CODE, {"digest": digest}) if digest else ()
+    return rows[0].tenant_id if rows else None
+
+
+def tenant_of_refresh(secret: str) -> str | None:
+    digest = digest_of(secret)
+    rows = hot(_TENANT_OF_REFRESH, {"digest": digest}) if digest else ()
+    return rows[0].tenant_id if rows else None
 
 
 def begin(

@@ -8,10 +8,11 @@ the refusal is answered inside it. Rows are `families`', claims and signatures `
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, Any
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import (
@@ -26,7 +27,7 @@ from authlib.oauth2.rfc7636.challenge import CODE_CHALLENGE_PATTERN
 
 from broker import access, settings
 from broker.context import Scope
-from broker.db import hot, unit
+from broker.db import unit
 from broker.standing import Subject, may_receive_tokens, standing
 from oidc import families
 from oidc.clients import Client
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from oidc.provider import Server
 
 log = logging.getLogger("scaikey.oidc")
-
-_TENANT_OF_CODE: LiteralString = "SELECT tenant_id FROM scaikey_find_code(%(digest)s)"
-_TENANT_OF_REFRESH: LiteralString = "SELECT tenant_id FROM scaikey_find_refresh(%(digest)s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +95,12 @@ class _AtTheTokenEndpoint:
         """The unit of work the grant is answered in."""
         raise NotImplementedError
 
-    def _unit_of(self, finder: LiteralString, secret: str | None) -> AbstractContextManager[object]:
+    def _unit_of(self, whose: Callable[[str], str | None], secret: str | None) -> AbstractContextManager[object]:
         """In the issuer's tenant; at the platform issuer in the tenant of what is shown, or nowhere."""
         scope = self.server.issuer.scope
         if scope is None:
-            digest = families.digest_of(secret or "")
-            rows = hot(finder, {"digest": digest}) if digest else ()
-            scope = access.scope_for_tenant(rows[0].tenant_id) if rows else None
+            tenant_id = whose(secret or "")
+            scope = access.scope_for_tenant(tenant_id) if tenant_id else None
         self.scope = scope
         return nullcontext() if scope is None else unit(scope)
 
@@ -121,7 +118,7 @@ class CodeGrant(_AtTheTokenEndpoint, grants.AuthorizationCodeGrant):  # type: ig
     """RFC 6749 section 4.1, RFC 7636."""
 
     def transaction(self) -> AbstractContextManager[object]:
-        return self._unit_of(_TENANT_OF_CODE, self.request.get("code"))
+        return self._unit_of(families.tenant_of_code, self.request.get("code"))
 
     @classmethod
     def check_authorization_endpoint(cls, request: HouseRequest) -> bool:
@@ -178,7 +175,7 @@ class RefreshGrant(_AtTheTokenEndpoint, grants.RefreshTokenGrant):  # type: igno
     INCLUDE_NEW_REFRESH_TOKEN = True
 
     def transaction(self) -> AbstractContextManager[object]:
-        return self._unit_of(_TENANT_OF_REFRESH, self.request.get("refresh_token"))
+        return self._unit_of(families.tenant_of_refresh, self.request.get("refresh_token"))
 
     def authenticate_refresh_token(self, refresh_token: str) -> RefreshShown | None:
         client: Client = self.request.client

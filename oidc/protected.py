@@ -7,7 +7,7 @@ Owns who may ask each of them, in which forms a token is taken (RFC 6750), and h
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, LiteralString
+from typing import Any
 
 from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import InvalidClientError, InvalidRequestError
@@ -15,7 +15,7 @@ from flask import Request, Response
 
 from broker import access
 from broker.context import Scope, acting, current_request_id
-from broker.db import hot, unit
+from broker.db import unit
 from broker.errors import AuthenticationRequired
 from oidc import bearers, claims, families, introspection, requests, tokens
 from oidc.bearers import Bearer
@@ -26,8 +26,6 @@ from oidc.requests import HouseRequest
 from oidc.tokens import Issuer, TokenIssuer
 
 INTROSPECT = "introspect"
-
-_TENANT_OF_REFRESH: LiteralString = "SELECT tenant_id FROM scaikey_find_refresh(%(digest)s)"
 
 
 def userinfo(issuer: Issuer, request: Request) -> Response:
@@ -97,11 +95,9 @@ def _revoke_access_token(issuer: Issuer, client: Client, token: str) -> None:
 
 
 def _revoke_refresh_token(issuer: Issuer, client: Client, token: str) -> None:
-    digest = families.digest_of(token)
-    rows = hot(_TENANT_OF_REFRESH, {"digest": digest}) if digest else ()
-    if not rows or client.application_id is None:
+    tenant_id = families.tenant_of_refresh(token)
+    if tenant_id is None or client.application_id is None:
         return
-    tenant_id = rows[0].tenant_id
     scope = _scope_of(tenant_id) if issuer.scope is None else issuer.scope
     if scope is None or scope.tenant_id != tenant_id:
         return

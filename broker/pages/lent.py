@@ -1,4 +1,7 @@
-"""Pages that the door of OAuth shows: made here, handed over by the assembly, for doors never import each other."""
+"""Pages that the door of OAuth shows: made here, handed over by the assembly, for doors never import each other.
+
+What they say is decided there; whose brand they carry, and how a page looks, is found here.
+"""
 
 from __future__ import annotations
 

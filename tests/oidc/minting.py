@@ -65,19 +65,19 @@ class SignedIn:
         return TokenIssuer(self.issuer).id_token(client=self.client, person=person, authentication=self.auth, **options)
 
 
-def make_application(scope: Scope, *others: Scope, alg: str = "RS256", **fields: Any) -> Client:
+def make_application(kept: Scope, *others: Scope, alg: str = "RS256", **fields: Any) -> Client:
     """An application of that tenant, with access for it and the others."""
     made = Client(ids.new("app"), f"client-{ids.new('app')[4:]}", access_token_alg=alg, id_token_alg=alg)
     fields.setdefault("assignment_required", False)
     with platform_scope() as session:
         session.add(
             Application(
-                tenant_id=scope.tenant_id, id=made.id, name="Wiki", type="web", client_id=made.client_id, **fields
+                tenant_id=kept.tenant_id, id=made.id, name="Wiki", type="web", client_id=made.client_id, **fields
             )
         )
         session.flush()
-        for one in (scope, *others):
-            access = {"tenant_id": one.tenant_id, "application_id": made.id, "owner_tenant_id": scope.tenant_id}
+        for one in (kept, *others):
+            access = {"tenant_id": one.tenant_id, "application_id": made.id, "owner_tenant_id": kept.tenant_id}
             session.add(ApplicationAccess(**access))
     return made
 

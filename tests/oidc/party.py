@@ -131,8 +131,8 @@ def answered(response: TestResponse) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(location).query, keep_blank_values=True))
 
 
-def make_app(scope: Scope, *, shared_with: tuple[Scope, ...] = (), secret: bool = True, **fields: Any) -> App:
-    """An application kept by `scope`, open to everybody there unless `assignment_required` is said."""
+def make_app(owner: Scope, *, shared_with: tuple[Scope, ...] = (), secret: bool = True, **fields: Any) -> App:
+    """An application kept by `owner`, open to everybody there unless `assignment_required` is said."""
     values: dict[str, Any] = {
         "name": "Wiki",
         "type": "web",
@@ -143,15 +143,15 @@ def make_app(scope: Scope, *, shared_with: tuple[Scope, ...] = (), secret: bool 
         **fields,
     }
     app_id, client_id = ids.new("app"), secrets.token_urlsafe(12)
-    with unit(scope) as session, acting(system("test")):
+    with unit(owner) as session, acting(system("test")):
         session.add(Application(id=app_id, client_id=client_id, **values))
         session.flush()
-        session.add(ApplicationAccess(application_id=app_id, owner_tenant_id=scope.tenant_id))
+        session.add(ApplicationAccess(application_id=app_id, owner_tenant_id=owner.tenant_id))
         session.flush()
         shown = credentials.mint_client_secret(application_id=app_id)[1] if secret else None
     for other in shared_with:
-        share(app_id, scope, other)
-    return App(app_id, client_id, shown, scope, values["redirect_uris"][0] if values["redirect_uris"] else BACK)
+        share(app_id, owner, other)
+    return App(app_id, client_id, shown, owner, values["redirect_uris"][0] if values["redirect_uris"] else BACK)
 
 
 def share(app_id: str, owner: Scope, other: Scope) -> None:
