@@ -27,27 +27,34 @@ async function axeOf(page, rules) {
   return JSON.parse(done.result.value);
 }
 
+async function newTab(context) {
+  const page = await context.newPage();
+  const complaints = [];
+  const answers = [];
+  const complain = (text) => complaints.push(text);
+  page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complain(message.text()));
+  page.on('pageerror', (error) => complain(error.message));
+  page.on('requestfailed', (failed) => complain(`${failed.method()} ${failed.url()}: ${failed.failure()?.errorText}`));
+  page.on('response', (given) => given.request().isNavigationRequest() && answers.push(
+    { method: given.request().method(), url: given.url(), status: given.status() }));
+  count += 1;
+  tabs.set(count, { context, page, complaints, answers });
+  return count;
+}
+
 const deeds = {
   async open({ width, height, scheme, scripts }) {
     const context = await browser.newContext({
       viewport: { width, height }, colorScheme: scheme, javaScriptEnabled: scripts, locale: 'en-GB',
     });
     context.setDefaultTimeout(PATIENCE);
-    const page = await context.newPage();
-    const complaints = [];
-    const answers = [];
-    page.on('console', (message) => ['error', 'warning'].includes(message.type()) && complaints.push(message.text()));
-    page.on('pageerror', (error) => complaints.push(error.message));
-    page.on('requestfailed', (failed) => complaints.push(`${failed.method()} ${failed.url()}: ${failed.failure()?.errorText}`));
-    page.on('response', (given) => given.request().isNavigationRequest() && answers.push(
-      { method: given.request().method(), url: given.url(), status: given.status() }));
-    count += 1;
-    tabs.set(count, { context, page, complaints, answers });
-    return count;
+    return newTab(context);
   },
+  another: ({ tab }) => newTab(tabs.get(tab).context),
   async close({ tab }) {
-    await tabs.get(tab).context.close();
-    tabs.delete(tab);
+    const { context } = tabs.get(tab);
+    await context.close();
+    for (const [number, one] of tabs) if (one.context === context) tabs.delete(number);
   },
   async goto({ tab, url }) {
     return (await tabs.get(tab).page.goto(url))?.status();
@@ -55,6 +62,7 @@ const deeds = {
   resize: ({ tab, width, height }) => tabs.get(tab).page.setViewportSize({ width, height }),
   scheme: ({ tab, scheme }) => tabs.get(tab).page.emulateMedia({ colorScheme: scheme }),
   type: ({ tab, text }) => tabs.get(tab).page.keyboard.type(text),
+  back: async ({ tab }) => { await tabs.get(tab).page.goBack(); },
   fill: ({ tab, selector, value }) => tabs.get(tab).page.fill(selector, value),
   click: ({ tab, selector }) => tabs.get(tab).page.click(selector),
   press: ({ tab, key }) => tabs.get(tab).page.keyboard.press(key),

@@ -47,7 +47,7 @@ class NodeIssuer(Issuer):
 
     people: Path
 
-    def knows(self, name: str, **claims: Any) -> str:
+    def knows(self, name: str, /, **claims: Any) -> str:
         """Somebody with these claims may sign in there from now on; returns the name."""
         known = json.loads(self.people.read_text())
         known[name] = {"password": PASSWORD, "claims": claims}

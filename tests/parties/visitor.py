@@ -21,7 +21,7 @@ VIEWS = (
 
 
 class Visitor:
-    """One person's browser: cookies of their own, one tab."""
+    """A tab of one person's browser, which has cookies of its own."""
 
     def __init__(self, chromium: Party, tab: int, album: Path) -> None:
         self._chromium = chromium
@@ -34,6 +34,14 @@ class Visitor:
     def goto(self, url: str) -> int:
         """The status of the page one ends up at."""
         return int(self._ask("goto", url=url) or 0)
+
+    def back(self) -> None:
+        """The browser's own button."""
+        self._ask("back")
+
+    def another_tab(self) -> Visitor:
+        """With the same cookies; it closes with this one."""
+        return Visitor(self._chromium, self._ask("another"), self._album)
 
     def fill(self, **fields: str) -> None:
         """Form fields by their names."""
