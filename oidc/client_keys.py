@@ -16,7 +16,7 @@ import orjson
 from flask import current_app
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, KeySet, OKPKey, RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from broker import running
 from broker.db import db, unit
@@ -44,6 +44,9 @@ _CLAIM: LiteralString = """
 """
 
 PublicKey = RSAKey | ECKey | OKPKey
+_KINDS: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
+_SHORTEST_MODULUS = 342
+"""Characters of base64url that 2048 bits take."""
 
 
 def by_assertion(query: Callable[[str], Client | None], request: HouseRequest, issuer: Issuer) -> Client | None:
@@ -129,12 +132,13 @@ def _parsed(jwks: Any) -> list[PublicKey]:
     found: list[PublicKey] = []
     keys = jwks.get("keys") if isinstance(jwks, dict) else None
     for one in (keys if isinstance(keys, list) else [])[:_MOST_KEYS]:
+        kind = _KINDS.get(str(one.get("kty"))) if isinstance(one, dict) else None
+        if kind is None or (kind is RSAKey and len(str(one.get("n"))) < _SHORTEST_MODULUS):
+            continue
         try:
-            key = KeySet.import_key_set({"keys": [one]}).keys[0]
+            found.append(kind.import_key(one))
         except (JoseError, ValueError, TypeError, KeyError, AttributeError):
             continue
-        if isinstance(key, RSAKey | ECKey | OKPKey):
-            found.append(key)
     return found
 
 

@@ -1,11 +1,13 @@
-"""RFC 9700, Best Current Practice for OAuth 2.0 Security, section by section. Every refusal stands beside its valid twin."""
+"""RFC 9700, Best Current Practice for OAuth 2.0 Security, section by section; refusals beside their valid twins."""
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from flask import Flask
@@ -206,7 +208,7 @@ def test_2_3_and_rfc_8707_only_a_registered_api_may_be_asked_for(web: Flask, wor
 
 
 def jwt_claims(token: str) -> dict[str, Any]:
-    return dict(__import__("orjson").loads(jws.extract_compact(token.encode()).payload))
+    return dict(orjson.loads(jws.extract_compact(token.encode()).payload))
 
 
 def test_2_4_there_is_no_password_grant(wiki: Party) -> None:
@@ -243,7 +245,7 @@ def test_2_5_a_client_authenticates_in_its_own_way_alone(wiki: Party) -> None:
 def test_2_6_the_authorization_endpoint_has_no_cors(wiki: Party) -> None:
     origin = {"Origin": "https://spa.example"}
     answer = wiki.client.get(wiki.path("authorize"), query_string=wiki.question(Pkce()), headers=origin)
-    assert not [name for name in answer.headers.keys() if name.startswith("Access-Control")]
+    assert not [name for name in dict(answer.headers) if name.startswith("Access-Control")]
     assert wiki.client.options(wiki.path("authorize"), headers=origin).status_code == 405
     for name in ("token", "userinfo", "revoke", "jwks"):
         preflight = wiki.client.options(wiki.path(name), headers=origin)
@@ -413,10 +415,6 @@ def test_4_10_what_is_no_token_of_ours_is_refused(wiki: Party) -> None:
 
 
 def none_of(header: dict[str, Any], claims: dict[str, Any]) -> str:
-    import base64
-
-    import orjson
-
     def part(value: Any) -> str:
         return base64.urlsafe_b64encode(orjson.dumps(value)).decode().rstrip("=")
 
