@@ -5,30 +5,33 @@ What must be true of an application, an access or an assignment whoever asks is 
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import sqlalchemy as sa
 from flask import Response
 from marshmallow import RAISE, Schema, validate
 
-from broker import access
+from broker import access, credentials
 from broker.api.door import api, body, check_if_match, created, json, listed, nothing, show
-from broker.api.shapes import NAME, Instant, Shape, auto_field, fields, one_of, take, take_changes
+from broker.api.shapes import NAME, Instant, Object, Shape, Whole, auto_field, fields, one_of, take, take_changes
 from broker.context import Scope
 from broker.db import current_tenant, db
 from broker.doors import About, scope
-from broker.errors import Forbidden, NotFound
-from broker.models import Application, ApplicationAccess, Assignment
+from broker.errors import Conflict, Forbidden, NotFound
+from broker.models import Application, ApplicationAccess, Assignment, ClientSecret
 from broker.policy import Action
 from broker.registry import applications as registry
+from broker.registry.client_rules import SECRET_METHODS
+
+
+def _texts() -> Any:
+    return fields.List(fields.String(), validate=validate.Length(max=100))
 
 
 class ApplicationShape(Shape):
     FIXED = frozenset({"scope"})
-    LATER = frozenset(
-        {"client_secret", "redirect_uris", "post_logout_redirect_uris", "backchannel_logout_uri", "grant_types"}
-        | {"token_endpoint_auth_method", "jwks", "jwks_uri", "access_token_signed_response_alg", "third_party"}
-        | {"id_token_signed_response_alg", "allowed_audiences", "scopes", "access_token_lifetime"}
-        | {"authorization_code_lifetime"}
-    )
+    LATER = frozenset({"backchannel_logout_uri"})
 
     class Meta(Shape.Meta):
         model = Application
@@ -40,12 +43,50 @@ class ApplicationShape(Shape):
     scope = auto_field(validate=one_of("TENANT", "PARTNER", "GLOBAL"))
     client_id = auto_field(dump_only=True)
     enabled = auto_field()
+    third_party = auto_field()
     assignment_required = auto_field()
+    redirect_uris = _texts()
+    post_logout_redirect_uris = _texts()
+    grant_types = _texts()
+    token_endpoint_auth_method = auto_field(
+        validate=one_of("client_secret_basic", "client_secret_post", "private_key_jwt", "none")
+    )
+    jwks = Object(allow_none=True)
+    jwks_uri = auto_field()
+    access_token_signed_response_alg = auto_field(validate=one_of("RS256", "ES256"))
+    id_token_signed_response_alg = auto_field(validate=one_of("RS256", "ES256"))
     audience = auto_field(validate=NAME)
+    allowed_audiences = _texts()
+    scopes = _texts()
+    access_token_lifetime = auto_field()
+    authorization_code_lifetime = auto_field()
     launch_url = auto_field()
     icon_url = auto_field()
     created_at = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
+
+
+class NewApplicationShape(ApplicationShape):
+    client_secret = fields.String(dump_only=True)
+
+
+class RotationShape(Schema):
+    """`overlap`: for how many seconds earlier secrets go on working."""
+
+    class Meta:
+        unknown = RAISE
+
+    overlap = Whole(load_default=int(credentials.OVERLAP.total_seconds()))
+
+
+class SecretShape(Shape):
+    class Meta(Shape.Meta):
+        model = ClientSecret
+
+    id = auto_field(dump_only=True)
+    client_secret = fields.String(dump_only=True)
+    created_at = auto_field(dump_only=True)
+    expires_at = auto_field(dump_only=True)
 
 
 class AccessShape(Schema):
@@ -96,15 +137,18 @@ def list_applications() -> Response:
     "/applications",
     methods=["POST"],
     action=Action.APPLICATION_WRITE,
-    about=About(takes=ApplicationShape, gives=ApplicationShape, status=201),
+    about=About(takes=ApplicationShape, gives=NewApplicationShape, status=201),
 )
 def create_application() -> Response:
-    """Register an application.
+    """Register an application. `client_secret`, for a client that authenticates by one, is shown in this answer only.
 
     PARTNER ones are registered in the partner's home tenant, GLOBAL ones in the platform tenant.
     """
     application = registry.create(take(ApplicationShape, body()))
-    return created(ApplicationShape, application, f"/applications/{application.id}")
+    besides = {}
+    if application.token_endpoint_auth_method in SECRET_METHODS:
+        _, besides["client_secret"] = credentials.mint_client_secret(application_id=application.id)
+    return created(ApplicationShape, application, f"/applications/{application.id}", **besides)
 
 
 @api.route("/applications/<application_id>", action=Action.APPLICATION_READ, about=About(gives=ApplicationShape))
@@ -126,7 +170,26 @@ def change_application(application_id: str) -> Response:
     db.session().refresh(application, with_for_update=True)
     check_if_match(ApplicationShape, application)
     registry.update(application, take_changes(ApplicationShape, application, body()))
+    if application.token_endpoint_auth_method not in SECRET_METHODS:
+        credentials.forget_client_secrets(application_id=application.id)
     return show(ApplicationShape, application)
+
+
+@api.route(
+    "/applications/<application_id>/secrets",
+    methods=["POST"],
+    action=Action.APPLICATION_WRITE,
+    about=About(takes=RotationShape, gives=SecretShape, status=201),
+)
+def rotate_application_secret(application_id: str) -> Response:
+    """Make a new client secret, shown in this answer only. Earlier ones work for `overlap` seconds longer, a day unless
+    said otherwise; with 0 they end now."""
+    application = access.fetch(Application, application_id, to=Action.APPLICATION_WRITE)
+    overlap = timedelta(seconds=take(RotationShape, body())["overlap"])
+    if application.token_endpoint_auth_method not in SECRET_METHODS:
+        raise Conflict("The application does not authenticate by a secret")
+    made, secret = credentials.mint_client_secret(application_id=application.id, overlap=overlap)
+    return show(SecretShape, made, 201, client_secret=secret)
 
 
 @api.route(

@@ -11,15 +11,11 @@ from broker.policy import Action
 
 _EVERY = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RULES = (
-    "/service-accounts",
-    "/service-accounts/<path:rest>",
     "/trust-rules",
     "/trust-rules/<path:rest>",
     "/agents/<path:rest>",
-    "/users/<user_id>/password",
     "/users/<user_id>/credentials",
     "/users/<user_id>/credentials/<path:rest>",
-    "/applications/<application_id>/secrets",
     "/scim-targets/<target_id>/preview",
     "/scim-targets/<target_id>/reconcile",
     "/auth/exchange",

@@ -18,24 +18,44 @@ from broker.context import Scope
 from broker.db import current_scope, db
 from broker.errors import Conflict, LimitExceeded, NotFound, ValidationFailed
 from broker.models import Application, ApplicationAccess, Assignment, Partner, Resource, ScimTarget, Tenant
+from broker.registry import client_rules
 from broker.registry.changes import assign, check_web_url, one_at_a_time, tell
 
 _KEPT_BY = {"PARTNER": ("home", "the partner's home tenant"), "GLOBAL": ("platform", "the platform tenant")}
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _ADMIN_ROLES = frozenset({"tenant_admin", "partner_admin", "super_admin"})
-_OUR_NAMES = "scaikey:"
+_OUR_NAMES = client_rules.OUR_NAMES
+_EMPTY: dict[str, Any] = {
+    "redirect_uris": [],
+    "post_logout_redirect_uris": [],
+    "allowed_audiences": [],
+    "third_party": False,
+}
+_NULLABLE = (
+    "jwks",
+    "jwks_uri",
+    "audience",
+    "access_token_lifetime",
+    "authorization_code_lifetime",
+    "launch_url",
+    "icon_url",
+)
+_IS_CLIENT = sa.text("SELECT 1 FROM scaikey_find_client(:name)")
 
 
 def create(values: Mapping[str, Any]) -> Application:
-    """An application of the open tenant, which may use it at once. Raises ValidationFailed, LimitExceeded."""
+    """An application of the open tenant, which may use it at once. Raises ValidationFailed, NotAvailable, Conflict,
+    LimitExceeded."""
     scope, session = current_scope(), db.session()
     kind, keeper = _KEPT_BY.get(values.get("scope", "TENANT"), (scope.kind, ""))
     if scope.kind != kind:
         raise ValidationFailed(errors={"scope": [f"{values['scope']} applications are kept by {keeper}: act there."]})
-    _check(values)
+    state = {**dict.fromkeys(_NULLABLE), **_EMPTY, **client_rules.defaults(values["type"]), **values}
+    _check(state)
+    _check_apis(state, None)
     _check_limit(scope)
     application = Application(
-        tenant_id=scope.tenant_id, id=ids.new("app"), client_id=secrets.token_urlsafe(18), **values
+        tenant_id=scope.tenant_id, id=ids.new("app"), client_id=secrets.token_urlsafe(18), **state
     )
     session.add(application)
     session.flush()
@@ -47,7 +67,11 @@ def create(values: Mapping[str, Any]) -> Application:
 
 
 def update(application: Application, values: Mapping[str, Any]) -> list[str]:
-    _check(values)
+    """Change it; the names of what differs. Raises ValidationFailed, NotAvailable, Conflict."""
+    names = (*_NULLABLE, *_EMPTY, "type", "token_endpoint_auth_method", "grant_types", "scopes")
+    state = {**{name: getattr(application, name) for name in names}, **values}
+    _check(state)
+    _check_apis(state, application)
     changed = assign(application, values)
     if changed:
         db.session().flush()
@@ -82,6 +106,13 @@ def share(application: Application, tenant_id: str) -> ApplicationAccess:
     access = ApplicationAccess(
         tenant_id=tenant_id, application_id=application.id, owner_tenant_id=application.tenant_id
     )
+    if application.audience is not None:
+        theirs = sa.select(Application.id).join(
+            ApplicationAccess,
+            (ApplicationAccess.application_id == Application.id) & (ApplicationAccess.tenant_id == tenant_id),
+        )
+        if session.scalar(theirs.where(Application.audience == application.audience).limit(1)):
+            raise Conflict("The tenant uses another application of this audience")
     session.add(access)
     session.flush()
     session.refresh(access)
@@ -174,10 +205,31 @@ def _checked_roles(roles: Sequence[str]) -> list[str]:
 
 def _check(values: Mapping[str, Any]) -> None:
     for name in ("launch_url", "icon_url"):
-        check_web_url(name, values.get(name), loopback=True)
-    audience = values.get("audience")
-    if audience is not None and (audience.casefold() == "scaikey" or audience.casefold().startswith(_OUR_NAMES)):
-        raise ValidationFailed(errors={"audience": ["Is reserved."]})
+        check_web_url(name, values[name], loopback=True)
+    client_rules.check(values)
+
+
+def _check_apis(values: Mapping[str, Any], own: Application | None) -> None:
+    """Its audience is nobody else's of those the tenant may use, nor any client's id; and it asks for tokens only for
+    APIs of applications that the tenant may use. Raises ValidationFailed, Conflict."""
+    session, audience = db.session(), values["audience"]
+    if audience is not None and (own is None or own.audience != audience):
+        one_at_a_time("audiences", current_scope().tenant_id or "")
+        if session.execute(_IS_CLIENT, {"name": audience}).first() is not None:
+            raise ValidationFailed(errors={"audience": ["Is reserved."]})
+        if session.scalar(sa.select(Application.id).where(Application.audience == audience).limit(1)):
+            raise Conflict("Another application of the tenant has this audience")
+    present = own.allowed_audiences if own is not None else ()
+    check_audiences("allowed_audiences", [one for one in values["allowed_audiences"] if one not in present])
+
+
+def check_audiences(name: str, audiences: Sequence[str]) -> None:
+    """Raises ValidationFailed unless each is our own API or one of an application that the open tenant may use."""
+    others = set(audiences) - {client_rules.OUR_AUDIENCE}
+    if others:
+        known = sa.select(Application.audience).where(Application.audience.in_(others))
+        if unknown := sorted(others - set(db.session().scalars(known))):
+            raise ValidationFailed(errors={name: [f"No application of the tenant has the audience {unknown[0]}."]})
 
 
 def _check_limit(scope: Scope) -> None:
