@@ -18,6 +18,7 @@ from broker.errors import NotFound
 from broker.models import Partner, Tenant
 from broker.pages import refusals
 from broker.pages.faces import Brand, brand_of
+from broker.sign_in import flow
 from broker.sign_in.flow import FlowLost
 
 _WORDS = {
@@ -41,6 +42,9 @@ def of_tenant(view: Callable[..., Response]) -> Callable[..., Response]:
         try:
             return view(scope, **arguments)
         except FlowLost as lost:
+            if lost.other_browser is not None:
+                with unit(scope):
+                    flow.note_refusal(lost.other_browser, "other_browser")
             return turned_away(scope, lost.reason)
 
     return call

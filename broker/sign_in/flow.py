@@ -35,13 +35,15 @@ _LONGEST_NAME = 320
 
 
 class FlowLost(BadRequest):
-    """There is no such sign-in for this browser. `reason`: `flow_expired`, or `cookies_missing`."""
+    """There is no such sign-in for this browser. `reason`: `flow_expired`, or `cookies_missing`; `other_browser` is the
+    flow when it is another browser's."""
 
     title = "This sign-in cannot go on"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, other_browser: Flow | None = None) -> None:
         super().__init__(note=reason)
         self.reason = reason
+        self.other_browser = other_browser
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def load(scope: Scope, flow_id: str, *, issuer: IssuerKind | None = None) -> Flo
     held = browser.tabs(browser.flow_cookie(scope.slug or ""))
     secret = next((one for one in held if hmac.compare_digest(browser.digest(one), row.browser)), None)
     if secret is None:
-        raise FlowLost("flow_expired" if held else "cookies_missing")
+        raise FlowLost("flow_expired" if held else "cookies_missing", other_browser=_flow(row, scope, ""))
     return _flow(row, scope, secret)
 
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import html
 import re
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,11 +19,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from broker import ids
+from broker import ids, passwords
 from broker.context import Scope, acting, system
 from broker.db import unit
 from broker.models import Application, ApplicationAccess, Domain, Event, IdentityProvider, Session
@@ -27,7 +32,7 @@ from broker.registry import providers
 from broker.sign_in import flow, sessions
 from broker.sign_in.flow import Step
 from broker.sign_in.requests import AuthRequest
-from tests.casting import make_user
+from tests.casting import Cast, give_role, make_token, make_user
 
 REDIRECT = "https://app.example/callback"
 _CSRF = re.compile(r'name="csrf" value="([0-9a-f]{64})"')
@@ -128,6 +133,29 @@ class Stage:
         with self.app.app_context():
             return make_user(self.scope, name, **attributes)
 
+    def change_user(self, user_id: str, **values: Any) -> None:
+        operations = [{"op": "replace", "path": name, "value": value} for name, value in values.items()]
+        token = self.admin
+        answer = self.app.test_client().patch(
+            f"/scim/v2/{self.slug}/Users/{user_id}",
+            json={"schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"], "Operations": operations},
+            headers={"Authorization": f"Bearer {token}"},
+            content_type="application/scim+json",
+        )
+        assert answer.status_code == 200, answer.get_data(as_text=True)
+
+    @property
+    def admin(self) -> str:
+        """The token of a new administrator of the tenant."""
+        with self.app.app_context():
+            user_id = make_user(self.scope)
+            give_role(self.scope, user_id, "tenant_admin", self.scope.tenant_id)
+            return make_token(self.scope, user_id)
+
+    def password(self, user_id: str, password: str) -> None:
+        with self.unit(), acting(system("test")):
+            passwords.set_password(user_id, password)
+
     def request(self, application_id: str, **values: Any) -> AuthRequest:
         return AuthRequest(
             **{
@@ -205,6 +233,42 @@ class Stage:
             found = list(session.query(Session).order_by(Session.id))
             session.expunge_all()
             return found
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # A process of its own: it is full of deprecated calls, which are errors here.
+    command = [sys.executable, "-m", "oidc_provider_mock", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(f"{url}/.well-known/openid-configuration")
+            yield url
+        finally:
+            server.terminate()
+
+
+def _wait(url: str) -> None:
+    for _ in range(200):
+        try:
+            httpx.get(url).raise_for_status()
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise TimeoutError(url)
+
+
+@pytest.fixture
+def acme(web: Flask, cast: Cast, issuer: str) -> Stage:
+    return Stage(web, cast.acme, issuer)
+
+
+@pytest.fixture
+def globex(web: Flask, cast: Cast, issuer: str) -> Stage:
+    return Stage(web, cast.globex, issuer)
 
 
 def state_of(url: str) -> str:
