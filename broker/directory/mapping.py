@@ -45,6 +45,7 @@ from .transforms import (
     claimed_name,
     filetime,
     guid,
+    proven_email,
     sid,
     text,
 )
@@ -96,7 +97,6 @@ _CLAIMS = {
     "profileUrl": "profile",
     "locale": "locale",
     "timezone": "zoneinfo",
-    'emails[type eq "work"].value': "email",
     'phoneNumbers[type eq "work"].value': "phone_number",
     'photos[type eq "photo"].value': "picture",
     'addresses[type eq "work"].streetAddress': "address.street_address",
@@ -105,7 +105,8 @@ _CLAIMS = {
     'addresses[type eq "work"].postalCode': "address.postal_code",
     'addresses[type eq "work"].country': "address.country",
 }
-"""What the standard claims (OpenID Connect Core 5.1) fill, by flat key."""
+"""What the standard claims (OpenID Connect Core 5.1) fill, by flat key; and an address that is vouched for."""
+_EMAIL = 'emails[type eq "work"].value'
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ def _claimed(resource_type: str) -> dict[str, Rule]:
         return {}
     first = TRANSFORMS["first"]
     lines = {"userName": Rule("sub", "userName", claimed_name, {}, None, False, False, None, True, False)}
+    lines[_EMAIL] = Rule("email", _EMAIL, proven_email, {}, None, False, False, None, False, False)
     for path, claim in _CLAIMS.items():
         lines[path] = Rule(claim, path, first, {}, None, False, False, None, False, True)
     return lines

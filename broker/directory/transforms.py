@@ -91,8 +91,20 @@ def _first_of(*names: str) -> Transform:
     return transform
 
 
-claimed_name = _first_of("preferred_username", "email", "sub")
-"""The userName of somebody who is known by a sign-in alone."""
+def proven_email(values: Sequence[str | bytes], said: Said, args: Mapping[str, Any]) -> Any:
+    """The address of a sign-in's claims, if the upstream vouches for it: whoever could choose any is not believed."""
+    vouched = [text(value) for value in said.get("email_verified", ())] == ["true"]
+    return _first_of("email")(values, said, args) if vouched else None
+
+
+def claimed_name(values: Sequence[str | bytes], said: Said, args: Mapping[str, Any]) -> Any:
+    """The userName of somebody who is known by a sign-in alone."""
+    return (
+        _first_of("preferred_username")(values, said, args)
+        or proven_email(values, said, args)
+        or _first_of("sub")(values, said, args)
+    )
+
 
 TRANSFORMS: dict[str, Transform] = {
     "first": lambda values, said, args: text(values[0]) if values else None,

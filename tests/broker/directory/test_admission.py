@@ -161,6 +161,7 @@ def test_a_newcomer_is_made_of_the_standard_claims(acme: Tenant, login: Login) -
         "zoneinfo": "Europe/London",
         "picture": "https://acme.example/alice.png",
         "email": "alice@acme.example",
+        "email_verified": "true",
         "phone_number": "+44 20 1",
         "address.locality": "Oxford",
         "userType": "ServiceAccount",
@@ -179,8 +180,20 @@ def test_a_newcomer_is_made_of_the_standard_claims(acme: Tenant, login: Login) -
 
 def test_without_a_name_of_his_own_a_newcomer_is_called_by_address_or_subject(acme: Tenant, login: Login) -> None:
     bring(login)
-    assert acme.row(login.enter(identity("1", email="a@acme.example"))).name == "a@acme.example"
+    assert acme.row(login.enter(identity("1", verified=["a@acme.example"]))).name == "a@acme.example"
     assert acme.row(login.enter(identity("2"))).name == "2"
+
+
+@pytest.mark.parametrize("word", [{}, {"email_verified": "false"}, {"email_verified": ["true", "false"]}])
+def test_an_address_that_nobody_vouches_for_fills_nothing_unless_a_mapping_trusts_it(
+    acme: Tenant, login: Login, word: dict[str, Any]
+) -> None:
+    bring(login)
+    who = identity("1", preferred_username="alice", email="ceo@acme.example", **word)
+    assert "emails" not in acme.document(login.enter(who))
+    assert acme.row(login.enter(identity("2", email="ceo@acme.example", **word))).name == "2"
+    login.change(attribute_mapping=[{"from": "email", "to": 'emails[type eq "work"].value'}])
+    assert acme.document(login.enter(who))["emails"][0]["value"] == "ceo@acme.example"
 
 
 def test_a_mapping_lays_itself_over_the_claims_and_makes_no_service_account(acme: Tenant, login: Login) -> None:
@@ -319,7 +332,8 @@ def test_what_another_sign_in_filled_in_matches_nobody(acme: Tenant, login: Logi
     with acting(Actor("scim_token", token, acme.scope.tenant_id)), unit(acme.scope):
         mallory, boss = (Directory().create("User", {"userName": name}).id for name in ("mallory", "boss"))
     other = Login(acme, oidc(acme, "Other", sign_in=True, match=[{"claim": "n", "attribute": "userName"}]))
-    other.change(match_within=[token])
+    trusting = [{"from": "email", "to": 'emails[type eq "work"].value'}]
+    other.change(match_within=[token], attribute_mapping=trusting)
     login.change(match=[{"claim": "email", "attribute": "emails"}], match_within=[token])
     other.enter(identity("m", n="mallory", email="boss@acme.test"))
     assert acme.document(mallory)["emails"][0]["value"] == "boss@acme.test"
