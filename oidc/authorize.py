@@ -31,6 +31,7 @@ from oidc.families import Family
 from oidc.grants import CodeGrant, invalid_target
 from oidc.provider import Server
 from oidc.requests import HouseRequest
+from oidc.tokens import TokenIssuer
 
 CODE_LIFE = 60
 """Seconds, unless the application says otherwise."""
@@ -74,6 +75,9 @@ def begin(server: Server, request: HouseRequest) -> Response:
         scope, session = known.scope, known
     else:
         session = sessions.of_request(scope.slug or "")
+    if "none" in asked.prompt and not _is_meant(server, request, session):
+        somebody = OAuth2Error("Another person is signed in", error="login_required")
+        return _refused(server, redirect_uri, asked.response_mode, asked.state, somebody)
     with unit(scope):
         flow = sign_in.begin(scope, asked)
         return _onward(server, flow, session)
@@ -90,6 +94,15 @@ def resume(server: Server, flow_id: str) -> Response:
         if flow.request is None:
             raise FlowLost("flow_expired")
         return _onward(server, flow, session)
+
+
+def _is_meant(server: Server, request: HouseRequest, session: LiveSession | None) -> bool:
+    """Whether a hint, if there is one, is an ID token of ours for the person who is signed in."""
+    shown = request.get("id_token_hint")
+    if shown is None or session is None:
+        return True
+    hint = TokenIssuer(server.issuer).read_hint(shown)
+    return hint is not None and hint["sub"] == session.user_id
 
 
 def _onward(server: Server, flow: Flow, session: LiveSession | None) -> Response:

@@ -63,7 +63,8 @@ def render(problem: Problem) -> Response:
         case _:
             error = "invalid_request"
     response = answer({"error": error, "error_description": _plain(problem.detail)}, problem.status)
-    response.headers.update(_FOR_EVERYBODY)
+    if not request.path.endswith("/introspect"):
+        response.headers.update(_FOR_EVERYBODY)
     return response
 
 

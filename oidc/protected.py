@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from authlib.oauth2 import OAuth2Error
-from authlib.oauth2.rfc6749 import InvalidClientError, InvalidRequestError
+from authlib.oauth2.rfc6749 import InvalidRequestError
 from flask import Request, Response
 
 from broker import access
 from broker.context import Scope, acting, current_request_id
+from broker.credentials import OUR_AUDIENCE
 from broker.db import unit
-from broker.errors import AuthenticationRequired
+from broker.errors import AuthenticationRequired, Forbidden
 from oidc import bearers, claims, families, introspection, requests, tokens
 from oidc.bearers import Bearer
 from oidc.clients import Client
@@ -41,7 +42,7 @@ def userinfo(issuer: Issuer, request: Request) -> Response:
     except AuthenticationRequired:
         return _challenged("invalid_token", "The access token is not valid here", 401)
     if bearer.kind != "user" or bearer.tenant is None or "openid" not in bearer.claims.scopes:
-        return _challenged("insufficient_scope", "The access token lacks the scope openid", 403)
+        return _challenged("insufficient_scope", "The access token lacks the scope openid", 403, "openid")
     known = claims.person(bearer.principal_id, bearer.claims.audience, tenant_id=bearer.tenant.tenant_id)
     if known is None:
         return _challenged("invalid_token", "The access token is not valid here", 401)
@@ -59,6 +60,8 @@ def introspect(server: Server, request: Request) -> Response:
             raise InvalidRequestError("token is missing")
     except AuthenticationRequired:
         return _challenged("invalid_token", "The access token is not valid here", 401)
+    except Forbidden:
+        return _challenged("insufficient_scope", "The access token lacks the scope introspect", 403, INTROSPECT)
     except OAuth2Error as error:
         return server.refused(error)
     return answer(introspection.introspect(token, caller))
@@ -108,26 +111,29 @@ def _revoke_refresh_token(issuer: Issuer, client: Client, token: str) -> None:
 
 
 def _caller(server: Server, asked: HouseRequest, request: Request) -> Caller:
-    """Raises OAuth2Error, and AuthenticationRequired for a token that does not do."""
+    """Raises OAuth2Error, and AuthenticationRequired or Forbidden for a token that does not do."""
     if request.headers.get("Authorization", "").partition(" ")[0].lower() == "bearer":
         return _caller_by_token(server.issuer, request.headers["Authorization"].partition(" ")[2].strip())
     client = server.authenticated(asked, "introspection", public=False)
-    # An application is its own API and those it may ask for nobody's; a GLOBAL one has no tenant of its own here.
-    audiences = frozenset({client.client_id, *client.audiences[:1]})
+    # Its own API is the first of those an application may ask for; what reaches over tenants is at home in none here.
+    audiences = frozenset({client.client_id, *client.audiences[:1]}) if client.application_id else frozenset()
     tenant_id = client.owner.tenant_id if client.reach == "TENANT" else None
     return Caller(tenant_id, audiences, client.application_id, server.issuer)
 
 
 def _caller_by_token(issuer: Issuer, token: str) -> Caller:
+    """Whoever holds a token for ScaiKey's own API with the scope; at a tenant's issuer, one of that tenant."""
     if tokens.looks_like_one(token):
-        bearer: Bearer = bearers.check(token)
-        if INTROSPECT not in bearer.claims.scopes:
-            raise InvalidClientError("The access token lacks the scope introspect", status_code=401)
-        return Caller(bearer.claims.tenant_id, frozenset(), None, issuer)
-    actor = access.authenticate(f"Bearer {token}")
-    if INTROSPECT not in actor.scopes:
-        raise InvalidClientError("The access token lacks the scope introspect", status_code=401)
-    return Caller(actor.tenant_id, frozenset(), None, issuer)
+        bearer: Bearer = bearers.check(token, audience=OUR_AUDIENCE, issuer=issuer)
+        tenant_id, scopes = bearer.claims.tenant_id, bearer.claims.scopes
+    else:
+        actor = access.authenticate(f"Bearer {token}")
+        tenant_id, scopes = actor.tenant_id, actor.scopes
+        if issuer.scope is not None and issuer.scope.tenant_id != tenant_id:
+            raise AuthenticationRequired(note="a token of another tenant")
+    if INTROSPECT not in scopes:
+        raise Forbidden
+    return Caller(tenant_id, frozenset(), None, issuer)
 
 
 def _shown(request: Request) -> str | None:
@@ -146,11 +152,11 @@ def _shown(request: Request) -> str | None:
 _ASKED = {"WWW-Authenticate": 'Bearer realm="scaikey"'}
 
 
-def _challenged(error: str, description: str, status: int) -> Response:
+def _challenged(error: str, description: str, status: int, scope: str | None = None) -> Response:
     """RFC 6750 section 3."""
     said = f'Bearer realm="scaikey", error="{error}", error_description="{description}"'
-    if error == "insufficient_scope":
-        said += ', scope="openid"'
+    if scope is not None:
+        said += f', scope="{scope}"'
     body: dict[str, Any] = {"error": error, "error_description": description}
     return answer(body, status, **{"WWW-Authenticate": said})
 
