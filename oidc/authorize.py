@@ -39,7 +39,7 @@ CODE_LIFE = 60
 RESPONSE_MODES = ("query", "form_post")
 PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 
-_NUMBER = re.compile(r"\d{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _PASSED_BY_VALUE = {
     "request": "request_not_supported",
     "request_uri": "request_uri_not_supported",

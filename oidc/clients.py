@@ -26,7 +26,7 @@ OF_PEOPLE = frozenset({"openid", "profile", "email", "offline_access"})
 USUAL_LIFETIME: int = settings.SETTINGS["access_token_lifetime"].default
 
 _CLIENT_ID = re.compile(r"[!-~]{1,255}")
-_LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::\d{1,5})?((?:[/?][!-~]*)?)")
+_LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?][!-~]*)?)")
 _SERVICE_ACCOUNT_METHODS = frozenset({"client_secret_basic", "client_secret_post"})
 
 _FIND: LiteralString = """
