@@ -37,7 +37,7 @@ class WhoShape(Schema):
     token_expires_at = Instant()
 
 
-class TokenShape(Schema):
+class AskedTokenShape(Schema):
     class Meta:
         unknown = RAISE
 
@@ -93,12 +93,12 @@ def _identity(actor: Actor) -> dict[str, Any]:
     action=Action.INTROSPECT,
     context="self",
     any_audience=True,
-    about=About(takes=TokenShape, gives=MeaningShape),
+    about=About(takes=AskedTokenShape, gives=MeaningShape),
 )
 def introspect() -> Response:
     """What a token means at this moment: yours to know when it is for your own audience or of your own tenant. Anything
     else is `{"active": false}`."""
-    token = take(TokenShape, body())["token"]
+    token = take(AskedTokenShape, body())["token"]
     found = introspection.introspect(token, introspection.caller_of(current_actor()))
     if not found["active"]:
         return json(found)
