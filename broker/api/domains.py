@@ -1,4 +1,4 @@
-"""`/domains`: what a tenant claims, and the claims somebody above has verified.
+"""`/domains`: what a tenant claims, and which claims are verified, by the DNS or by somebody above.
 
 The rules of names, and that one tenant has a verified one, are `registry.domains`'.
 """
@@ -12,8 +12,8 @@ from broker import access
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import NAME, Shape, auto_field, take, take_changes
 from broker.context import current_actor
-from broker.db import current_scope
-from broker.doors import About
+from broker.db import current_scope, unit
+from broker.doors import About, scope
 from broker.models import Domain
 from broker.policy import Action, authorize
 from broker.registry import domains as registry
@@ -34,6 +34,10 @@ class DomainShape(Shape):
     updated_at = auto_field(dump_only=True)
 
 
+def _named(name: str) -> sa.ColumnElement[bool]:
+    return Domain.name == registry.folded_name(name)
+
+
 @api.route(
     "/domains",
     action=Action.DOMAIN_READ,
@@ -41,7 +45,7 @@ class DomainShape(Shape):
 )
 def list_domains() -> Response:
     """The domains the tenant claims."""
-    return listed(sa.select(Domain), DomainShape, [Domain.id], filters={"name": lambda name: Domain.name == name})
+    return listed(sa.select(Domain), DomainShape, [Domain.id], filters={"name": _named})
 
 
 @api.route(
@@ -51,7 +55,7 @@ def list_domains() -> Response:
     about=About(takes=DomainShape, gives=DomainShape, status=201),
 )
 def create_domain() -> Response:
-    """Claim a domain. `token` is what a DNS TXT record of it will have to say."""
+    """Claim a domain. `token` is what a DNS TXT record of the domain has to say before it is verified."""
     values = take(DomainShape, body())
     if values.get("verified"):
         authorize(current_actor(), Action.DOMAIN_VERIFY, current_scope(), visible=True)
@@ -78,6 +82,26 @@ def change_domain(domain_id: str) -> Response:
     check_if_match(DomainShape, domain)
     registry.set_verified(domain, take_changes(DomainShape, domain, body()).get("verified", domain.verified))
     return show(DomainShape, domain)
+
+
+@api.route(
+    "/domains/<domain_id>/verify",
+    methods=["POST"],
+    action=Action.DOMAIN_WRITE,
+    transaction=False,
+    about=About(gives=DomainShape),
+)
+def verify_domain(domain_id: str) -> Response:
+    """Look for the token in the domain's TXT records, and verify the domain if it is there."""
+    with unit(scope()):
+        domain = access.fetch(Domain, domain_id, to=Action.DOMAIN_WRITE)
+        check_if_match(DomainShape, domain)
+        name, token = domain.name, domain.token
+    registry.check_published(name, token)
+    with unit(scope()):
+        domain = access.fetch(Domain, domain_id, to=Action.DOMAIN_WRITE, lock=True)
+        registry.set_verified(domain, True, by_hand=False)
+        return show(DomainShape, domain)
 
 
 @api.route("/domains/<domain_id>", methods=["DELETE"], action=Action.DOMAIN_WRITE, about=About(status=204))

@@ -242,6 +242,9 @@ def _lowered(email: str) -> str:
 
 def _ours(tenant: str, email: str) -> bool:
     local, _, domain = email.rpartition("@")
+    # Letters that IDNA writes as others ("ß" as "ss") would make somebody else's domain ours.
+    if not domain.isascii() and fold(domain) != domain.lower():
+        return False
     try:
         name = domain.encode("idna").decode("ascii").lower()
     except UnicodeError:
