@@ -21,6 +21,7 @@ from broker.embedded import Services
 from broker.errors import ValidationFailed
 from broker.models import Event, PersonalAccessToken, SyncRun
 from broker.vault import VaultError
+from oidc import keys
 from tests.casting import Caller, Cast, code
 from tests.conftest import World, make_provider
 
@@ -117,6 +118,7 @@ def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run, monkeyp
     assert status == 0 and "broken" not in out
     for name in ("database", "application role", "platform role", "owner role", "migrations", "key", "clock", "valkey"):
         assert name in out
+    assert "signing keys" in out
     status, out, _ = scaikey("doctor", REDIS_URL="redis://127.0.0.1:1/0")
     assert status == 1 and out.count("broken") == 1
     status, out, _ = scaikey("doctor", SCAIKEY_SECRET_KEY=base64.b64encode(bytes(32)).decode())
@@ -132,6 +134,29 @@ def test_the_doctor_sees_a_provider_whose_last_run_failed(app: Flask, world: Wor
             session.add(run)
         found = health._providers().found
         assert (found == before.found) is (number == 1), found
+
+
+def test_keys_are_listed_and_turned(scaikey: Run, web: Flask) -> None:
+    def listed() -> dict[tuple[str, str], str]:
+        status, out, _ = scaikey("keys", "list", "--json")
+        found = [json.loads(line) for line in out.splitlines()]
+        assert status == 0 and all(key["event"] == "key" and set(key) >= {"kid", "created_at"} for key in found)
+        return {(key["algorithm"], key["status"]): key["kid"] for key in found if key["status"] != "retired"}
+
+    before = listed()
+    assert set(before) >= {(alg, status) for alg in ("RS256", "ES256") for status in ("current", "next")}
+    status, out, _ = scaikey("keys", "rotate", "--emergency", "--json")
+    turned = {line["algorithm"]: line for line in map(json.loads, out.splitlines())}
+    assert status == 0 and set(turned) == {"RS256", "ES256"}
+    for algorithm, told in turned.items():
+        assert told["current"] == before[algorithm, "next"] and told["replaced"] == before[algorithm, "current"]
+    assert listed()["RS256", "next"] == turned["RS256"]["next"]
+    status, out, err = scaikey("keys", "rotate")
+    assert (status, out) == (2, "") and "--emergency" in err and len(err.splitlines()) == 1
+    status, out, _ = scaikey("keys", "list")
+    assert status == 0 and turned["ES256"]["next"] in out
+    with web.app_context():
+        keys.forget()  # this run's other tests hold a ring of their own
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,24 @@ from broker.context import acting, system
 from broker.db import directory_writes, platform_scope, unit
 from broker.directory import Directory
 from broker.embedded import Services
-from broker.models import Delivery, Event, Resource
+from broker.models import (
+    Attempt,
+    AuthorizationCode,
+    Delivery,
+    Event,
+    Grant,
+    OneTime,
+    RefreshToken,
+    Resource,
+    RevokedToken,
+    Session,
+    SignInFlow,
+)
 from broker.registry import applications, targets
+from oidc.tokens import Issuer
 from scim import push
 from tests.conftest import World
+from tests.oidc.minting import sign_in
 from tests.receivers import TOKEN, Answer, Receiver, faulty_receiver
 
 pytestmark = pytest.mark.timeout(300)  # whole processes start here, on machines that may be busy
@@ -199,6 +213,75 @@ def test_the_clock_ends_accounts_whose_time_has_passed(housed: Flask, world: Wor
     with unit(world.acme) as session:
         disabled = sa.select(Event.resource_id).where(Event.name == "user.disabled")
         assert list(session.scalars(disabled)) == [people["yesterday"]]
+
+
+def test_the_clock_forgets_what_has_expired_in_bounded_batches_and_nothing_that_is_still_of_use(
+    housed: Flask, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_FORGOTTEN_AT_ONCE", 2)
+    now, tenant = datetime.now(UTC), world.acme.tenant_id
+    long_ago, soon = now - timedelta(days=3), now + timedelta(minutes=5)
+    with unit(world.acme):
+        user_id = Directory().create("User", {"schemas": [USER], "userName": "alice"}).id
+    signed_in = sign_in(world.acme, user_id, issuer=Issuer("https://id.example", world.acme))
+    person = {"tenant_id": tenant, "user_id": user_id}
+    with platform_scope() as session:
+        for name, ends in (("gone", long_ago), ("gone too", long_ago), ("gone as well", long_ago), ("here", soon)):
+            at = {"tenant_id": tenant, "expires_at": ends}
+            session.add(SignInFlow(**at, id=name, browser=b""))
+            session.add(RevokedToken(**at, jti=name))
+            session.add(OneTime(**at, purpose="assertion", digest=name.encode()))
+            session.add(Attempt(tenant_id=tenant, subject=name.encode(), window_ends=ends))
+            session.add(
+                Session(**person, id=name, digest=name.encode() + os.urandom(8), auth_time=now, expires_at=ends)
+            )
+            session.flush()
+            session.add(
+                Grant(
+                    **person,
+                    id=name,
+                    application_id=signed_in.client.id,
+                    session_id=name,
+                    issuer="tenant",
+                    scopes=[],
+                    audience="a",
+                    auth_time=now,
+                    amr=[],
+                    expires_at=ends,
+                )
+            )
+            session.flush()
+            session.add(RefreshToken(**at, id=name, grant_id=name, digest=os.urandom(32), salt=b""))
+        for name, ends in (("gone", long_ago), ("a thief may show it", now - timedelta(hours=1)), ("here", soon)):
+            code = {"digest": os.urandom(32), "redirect_uri": "", "code_challenge": "", "expires_at": ends}
+            session.add(AuthorizationCode(**code, tenant_id=tenant, id=name, grant_id="here"))
+        session.add(Attempt(tenant_id=tenant, subject=b"blocked", window_ends=long_ago, blocked_until=soon))
+        session.execute(sa.update(Session).where(Session.id == signed_in.session_id).values(expires_at=long_ago))
+    worker.forget()
+    with unit(world.acme) as session:
+        left = {
+            table.__tablename__: set(session.scalars(sa.select(column)))
+            for table, column in (
+                (SignInFlow, SignInFlow.id),
+                (RevokedToken, RevokedToken.jti),
+                (OneTime, OneTime.digest),
+                (Attempt, Attempt.subject),
+                (Session, Session.id),
+                (Grant, Grant.id),
+                (RefreshToken, RefreshToken.id),
+                (AuthorizationCode, AuthorizationCode.id),
+            )
+        }
+    assert left == {
+        "sign_in_flows": {"here"},
+        "revoked_tokens": {"here"},
+        "one_time": {b"here"},
+        "attempts": {b"here", b"blocked"},
+        "sessions": {"here", signed_in.session_id},
+        "grants": {"here", signed_in.grant_id},
+        "refresh_tokens": {"here"},
+        "authorization_codes": {"a thief may show it", "here"},
+    }
 
 
 class Forger:

@@ -41,7 +41,8 @@ def test_every_announced_route_is_described_and_no_other(cast: Cast, web: Flask)
     assert said == announced
     assert (f"{PREFIX}/tenants/{{}}/settings", "PATCH") in said
     assert any(path.startswith("/scim/v2/") for path, _ in said)
-    assert not any("trust-rules" in path or "/auth/" in path for path, _ in said)
+    assert not any("trust-rules" in path or "/auth/exchange" in path for path, _ in said)
+    assert (f"{PREFIX}/auth/whoami", "GET") in said and (f"{PREFIX}/auth/introspect", "POST") in said
 
 
 def test_shapes_tell_required_read_only_and_choices(cast: Cast) -> None:
