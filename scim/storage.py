@@ -15,14 +15,13 @@ import orjson
 import scim2_models as scim
 from scim2_server.storage import ScimStorage, SearchPage
 
-from broker import ids
+from broker import ids, passwords
 from broker.context import Scope, current_actor
 from broker.db import db, unit
 from broker.directory import Directory
 from broker.directory.mapping import flattened, render_extras
 from broker.errors import (
     Forbidden,
-    NotAvailable,
     NotFound,
     NotImplementedHere,
     PreconditionFailed,
@@ -87,11 +86,15 @@ def holds_role(tenant: str, id: str) -> bool:
 
 
 def create(resource_type: str, resource: scim.Resource[Any]) -> str:
-    """Write a new resource; returns its id. Raises what `Directory.create` raises, NotAvailable for a password."""
-    document = _to_write(resource_type, resource)
+    """Write a new resource; returns its id. Raises what `Directory.create` and `passwords.set_password` raise, and
+    ValidationFailed for a password from anybody but a SCIM token."""
+    document, password = _to_write(resource_type, resource), _password(resource)
     if document.get("userType") == SERVICE_ACCOUNT:
         raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
-    return Directory().create(resource_type, document).id
+    id = Directory().create(resource_type, document).id
+    if password is not None:
+        passwords.set_password(id, password)
+    return id
 
 
 def write_over(
@@ -106,13 +109,16 @@ def write_over(
 ) -> None:
     """Write a resource over a locked row. `complete`: what is absent was removed on purpose. `members`: they are said.
 
-    Raises what `Directory.replace` raises, Forbidden where a SCIM token may not go, NotAvailable for a password.
+    Raises what `Directory.replace` and `passwords.set_password` raise, Forbidden where a SCIM token may not go, and
+    ValidationFailed for a password from anybody but such a token.
     """
-    document = _to_write(resource_type, resource)
+    document, password = _to_write(resource_type, resource), _password(resource)
     if is_token():
         if SERVICE_ACCOUNT in (locked.user_type, document.get("userType")):
             raise Forbidden("Service accounts are not changed by SCIM")
         if holds_role(Directory().tenant, id):
+            if password is not None:
+                raise Forbidden("A SCIM token may only deactivate who holds an admin role")
             _only_deactivate(resource_type, id, locked, document, complete=complete)
             return
     elif (locked.user_type == SERVICE_ACCOUNT) != (document.get("userType") == SERVICE_ACCOUNT):
@@ -125,13 +131,21 @@ def write_over(
     if resource_type == "Group" and not members:
         document.pop("members", None)
     Directory().replace(resource_type, id, document, complete=complete, pin=pin)
+    if password is not None:
+        passwords.set_password(id, password)
+
+
+def _password(resource: scim.Resource[Any]) -> str | None:
+    """The password to set, if one was sent by who may. Some clients send a placeholder with every new user, so a token
+    that may not is not refused."""
+    password: str | None = getattr(resource, "password", None)
+    if password is not None and not is_token():
+        detail = "password: set it at /api/v1/users/{id}/password"
+        raise ValidationFailed(detail, scim_type="invalidValue")
+    return password if password is not None and current_actor().allow_password else None
 
 
 def _to_write(resource_type: str, resource: scim.Resource[Any]) -> dict[str, Any]:
-    actor = current_actor()
-    # Some clients send a placeholder with every new user, so a token that may not set passwords is not refused.
-    if getattr(resource, "password", None) is not None and (not is_token() or actor.allow_password):
-        raise NotAvailable("password: local passwords are not available", scim_type="invalidValue")
     document = written(resource)
     check_octets(resource_type, document)
     return document

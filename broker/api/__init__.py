@@ -16,10 +16,12 @@ from broker.api import (
     role_assignments,
     scim_targets,
     scim_tokens,
+    service_accounts,
     sessions,
     settings,
     sync_runs,
     tenants,
+    users,
 )
 from broker.api.door import api, render
 
@@ -38,8 +40,10 @@ __all__ = [
     "role_assignments",
     "scim_targets",
     "scim_tokens",
+    "service_accounts",
     "sessions",
     "settings",
     "sync_runs",
     "tenants",
+    "users",
 ]
