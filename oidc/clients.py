@@ -17,7 +17,7 @@ from authlib.oauth2.rfc6749 import ClientMixin
 from broker import settings
 from broker.context import Scope
 from broker.db import hot
-from broker.standing import Subject
+from broker.standing import FACTS, Standing, Subject
 from oidc.tokens import Issuer
 
 OF_PEOPLE = frozenset({"openid", "profile", "email", "offline_access"})
@@ -28,6 +28,16 @@ USUAL_LIFETIME: int = settings.SETTINGS["access_token_lifetime"].default
 _CLIENT_ID = re.compile(r"[!-~]{1,255}")
 _LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?][!-~]*)?)")
 _SERVICE_ACCOUNT_METHODS = frozenset({"client_secret_basic", "client_secret_post"})
+
+_OWN_FACTS: LiteralString = (
+    FACTS.replace("%(application)s", "(CASE scope.kind WHEN 'application' THEN scope.id END)")
+    .replace("%(user)s", "(CASE scope.kind WHEN 'service_account' THEN scope.id END)")
+    .replace("%(provider)s", "NULL")
+    .replace("%(session)s", "NULL")
+    .replace("%(grant)s", "NULL")
+    .replace("%(jti)s", "NULL")
+)
+"""The facts about a client that acts for itself."""
 
 _FIND: LiteralString = """
 WITH found AS MATERIALIZED (
@@ -49,16 +59,15 @@ WITH found AS MATERIALIZED (
 ), here AS MATERIALIZED (
     SELECT kept.*, set_config('scaikey.tenant', coalesce(%(tenant)s, kept.owner), true) AS tenant FROM kept
 )
-SELECT here.*, EXISTS (SELECT 1 FROM application_access x
-                       WHERE x.tenant_id = here.tenant AND x.application_id = here.id OFFSET 0) AS shared,
+SELECT facts.*, scope.*,
     (SELECT (v.value #>> '{}')::int FROM setting_values v
      WHERE v.name = 'access_token_lifetime'
-       AND v.owner_id IN ('platform', (SELECT t.partner_id FROM tenants t WHERE t.id = here.tenant), here.tenant)
-     ORDER BY v.locked DESC, CASE v.owner_id WHEN 'platform' THEN 0 WHEN here.tenant THEN 2 ELSE 1 END
+       AND v.owner_id IN ('platform', (SELECT t.partner_id FROM tenants t WHERE t.id = scope.tenant), scope.tenant)
+     ORDER BY v.locked DESC, CASE v.owner_id WHEN 'platform' THEN 0 WHEN scope.tenant THEN 2 ELSE 1 END
          * CASE WHEN v.locked THEN 1 ELSE -1 END
      LIMIT 1) AS usual_lifetime
-FROM here
-"""
+FROM here AS scope, {facts}
+""".replace("{facts}", _OWN_FACTS)
 """First as the tenant that keeps the client, whose secrets nobody else sees, then as the tenant of the issuer. Each
 step needs the row of the one before, so that the tenant is set in this order. The lifetime is as `settings.of` resolves
 it: the widest level that locks it, else the one nearest the tenant."""
@@ -92,6 +101,8 @@ class Client(ClientMixin):  # type: ignore[misc]
     access_token_lifetime: int
     code_lifetime: int | None
     third_party: bool
+    standing: Standing
+    """What `may_receive_tokens` is to judge when the client acts for itself, as read when it was found."""
 
     @property
     def application_id(self) -> str | None:
@@ -165,7 +176,7 @@ def find(client_id: str, issuer: Issuer) -> Client | None:
         return client if client.reach == "GLOBAL" else None
     if client.owner.tenant_id != issuer.scope.tenant_id and client.reach == "TENANT":
         return None
-    return client if row.shared or client.kind == "service_account" else None
+    return client if client.standing.has_access is not False else None
 
 
 def home(client_id: str) -> Client | None:
@@ -189,7 +200,7 @@ def _row(client_id: str, tenant_id: str | None) -> Any:
 
 def _client(row: Any, scope: Scope | None) -> Client:
     owner = Scope(row.owner, row.partner_id, row.tenant_kind, row.slug)
-    fields = row.fields
+    fields, facts = row.fields, Standing(*row[: len(Standing._fields)])
     if row.kind == "service_account":
         return Client(
             kind="service_account",
@@ -215,6 +226,7 @@ def _client(row: Any, scope: Scope | None) -> Client:
             access_token_lifetime=row.usual_lifetime or USUAL_LIFETIME,
             code_lifetime=None,
             third_party=False,
+            standing=facts,
         )
     own = fields["audience"] or fields["client_id"]
     return Client(
@@ -241,4 +253,5 @@ def _client(row: Any, scope: Scope | None) -> Client:
         access_token_lifetime=fields["access_token_lifetime"] or row.usual_lifetime or USUAL_LIFETIME,
         code_lifetime=fields["authorization_code_lifetime"],
         third_party=fields["third_party"],
+        standing=facts,
     )

@@ -244,7 +244,9 @@ class ClientGrant(_AtTheTokenEndpoint, grants.ClientCredentialsGrant):  # type: 
         if audience is None:
             raise invalid_target()
         scope = self._place(client)
-        reason = may_receive_tokens(standing(client.subject(), tenant_id=(scope or client.owner).tenant_id))
+        named = scope is not None and self.server.issuer.scope is None
+        facts = standing(client.subject(), tenant_id=_known(scope).tenant_id) if named else client.standing
+        reason = may_receive_tokens(facts)
         if reason is not None:
             log.info("%s gets no token: %s", client.client_id, reason)
             raise UnauthorizedClientError("The client may not get tokens here")

@@ -12,15 +12,17 @@ from tests.conftest import World
 from tests.oidc.party import Party, Pkce, make_app, party
 
 NOISE = (
-    "", "\x00", "\ud800", "é", "x" * 9000, "-1", "[]", "{}", "null", "' OR 1=1", '"', "\\", "\r\nSet-Cookie: a=b",
-    "%00", "a b", "https://evil.example", "//evil", "javascript:alert(1)", "..", "\u202e", "a" * 43, "none", "Bearer x", "💥",
-    "eyJhbGciOiJub25lIn0.e30.", "ey.ey.ey", "e30.e30.e30", "scaikey", "openid",
+    "", "\x00", "\ud800", "é", "x" * 9000, "-1", "[]", "{}", "null", "' OR 1=1", '"', "\\",
+    "\r\nSet-Cookie: a=b", "%00", "a b", "https://evil.example", "//evil", "javascript:alert(1)", "..",
+    "\u202e", "a" * 43, "none", "Bearer x", "💥", "eyJhbGciOiJub25lIn0.e30.", "ey.ey.ey", "e30.e30.e30",
+    "scaikey", "openid",
 )  # fmt: skip
 NAMES = (
     "response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "prompt", "max_age", "login_hint",
-    "resource", "audience", "code_challenge", "code_challenge_method", "response_mode", "request", "flow", "id_token_hint",
-    "grant_type", "code", "code_verifier", "refresh_token", "client_secret", "client_assertion", "client_assertion_type", "token",
-    "token_type_hint", "access_token", "post_logout_redirect_uri", "csrf", "tenant_id", "logout_hint", "ui_locales",
+    "resource", "audience", "code_challenge", "code_challenge_method", "response_mode", "request", "flow",
+    "id_token_hint", "grant_type", "code", "code_verifier", "refresh_token", "client_secret",
+    "client_assertion", "client_assertion_type", "token", "token_type_hint", "access_token",
+    "post_logout_redirect_uri", "csrf", "tenant_id", "logout_hint", "ui_locales",
 )  # fmt: skip
 
 
