@@ -274,15 +274,6 @@ def revoke_access_token(jti: str, expires_at: datetime) -> None:
         _tell("token.revoked", jti, [])
 
 
-def sweep() -> int:
-    """Forget grants nothing of which lives any more, and revocations of what has expired. Spans tenants."""
-    gone = 0
-    for table in (Grant, RevokedToken):
-        result: Any = db.session().execute(sa.delete(table).where(table.expires_at < sa.func.now()))
-        gone += result.rowcount
-    return gone
-
-
 def _successor(shown: Refresh) -> str:
     """The same for everybody who shows the same token, and told by nothing that is stored."""
     mac = hmac.new(shown.salt, shown.secret.encode(), hashlib.sha256).digest()
