@@ -13,6 +13,7 @@ import time
 from rich.markup import escape
 
 from .asking import Unexpected
+from .signing_in import VISITOR, SigningIn
 from .stage import PREFERRED_PORT, CannotPlay, Stage, set_up, shown
 from .story import Story
 from .telling import Telling
@@ -41,7 +42,8 @@ def _show(stage: Stage, telling: Telling) -> int:
     if stage.port != PREFERRED_PORT:
         telling.say(f"[yellow]Port {PREFERRED_PORT} is taken; this demo uses {stage.port}.[/]")
     try:
-        Story(stage, telling).play()
+        story = Story(stage, telling)
+        story.play()
     except Unexpected:
         telling.say(f"[red]The story cannot go on.[/] The logs are in {shown(stage.path)}.")
         return 1
@@ -51,16 +53,18 @@ def _show(stage: Stage, telling: Telling) -> int:
     )
     telling.say(f"\n{telling.steps} steps in {seconds:.0f} s: {verdict}.")
     if os.environ.get("DEMO") != "once":
-        _tell_around(stage, telling)
+        _tell_around(stage, telling, story.signing_in)
         _stay(stage, telling)
     return 1 if telling.failed else 0
 
 
-def _tell_around(stage: Stage, telling: Telling) -> None:
+def _tell_around(stage: Stage, telling: Telling, signing_in: SigningIn) -> None:
     pat = shown(stage.pat_file)
     lines = (
         ("API reference", f"{stage.base_url}/docs"),
         ("Admin API", f"{stage.base_url}/api/v1"),
+        ("The Intranet", f"http://localhost:{signing_in.port} – be {VISITOR} at acme's identity provider"),
+        ("Its launcher", f"{stage.base_url}/t/acme/apps"),
         ("SCIM of acme", f"{stage.base_url}/scim/v2/acme"),
         ("SCIM of globex", f"{stage.base_url}/scim/v2/globex"),
         ("Sign in with", f"the super admin's token in {pat}"),

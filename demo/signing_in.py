@@ -18,26 +18,32 @@ from .telling import Step
 if TYPE_CHECKING:
     from .story import Story
 
-SUBJECT = "7f3a9c21"
+TEAM = "Engineers"
+SUBJECT = "zoe-7f3a9c21"
 """What acme's identity provider calls the person; it means nothing anywhere else."""
+VISITOR = "visitor-19d80b4e"
+"""What it calls the one whom the audience may be, once the story is over."""
+
+NAMES = "urn:scaikey:params:scim:schemas:extension:scaikey:1.0:Group"
 
 
 @dataclass
 class SigningIn:
-    """`person` signs in to the application at `port`."""
+    """`person` signs in to the application at `port`; `visitor` may do so after the story."""
 
     story: Story
     person: str
+    visitor: str
     port: int
     application: Door = field(init=False)
     browser: Browser = field(default_factory=Browser)
 
     def federate(self) -> None:
         """acme has an identity provider already; its people shall need no other."""
-        person = self.person
-        entry = self.story.organisation.people()[person]
-        claims = {"sub": SUBJECT, "preferred_username": person, "name": entry.first("cn") or person}
-        upstream = self.story.stage.start_upstream(claims)
+        subjects = {SUBJECT: self.person, VISITOR: self.visitor}
+        upstream = self.story.stage.start_upstream(
+            [{"sub": subject, "preferred_username": name} for subject, name in subjects.items()]
+        )
         with self.story.telling.step("acme's people shall sign in with acme's own identity provider") as step:
             self.story.stage.wait_for_answer(upstream, "/.well-known/openid-configuration")
             wanted = {
@@ -52,16 +58,16 @@ class SigningIn:
             verdict = self.story.acme.post(f"/identity-providers/{provider}/test")
             for one in verdict["steps"]:
                 step.expect(True, one["ok"], f"{one['name']}: {one['found']} {one['mend']}")
-            groups = sorted(self.groups_of(person) - {"Domain Users"}) or ["Domain Users"]
+            group = TEAM
             shown_as = {
                 one["displayName"]: one["id"]
                 for one in self.story.acme_scim.resources("Groups", "&attributes=displayName")
             }
-            assigned = {"principal_id": shown_as[groups[0]], "roles": ["editor"]}
+            assigned = {"principal_id": shown_as[group], "roles": ["editor"]}
             self.story.acme.post(f"/applications/{self.story.intranet['id']}/assignments", assigned)
             step.fact(
                 f"oidc-provider-mock at {upstream.base_url}, {len(verdict['steps'])} checks passed; group "
-                f"{groups[0]} may use the Intranet as editor"
+                f"{group} may use the Intranet as editor"
             )
 
     def sign_in(self) -> None:
@@ -81,14 +87,18 @@ class SigningIn:
             step.expect(person, token.get("preferred_username"), "preferred_username")
             known = self.story.acme_scim.get(f"/Users/{token['sub']}")
             step.expect(person, known["userName"], "userName of the token's subject, asked of SCIM")
-            step.same(self.groups_of(person), token.get("groups", []), "groups in the token")
+            hosts = len(self.browser.hosts)
+            names = self.token_names()
+            step.same(
+                {names[group] for group in self.groups_of(person)}, token.get("groups", []), "groups in the token"
+            )
             step.expect(["editor"], token.get("roles"), "roles in the token")
             step.expect((issuer, AUDIENCE), (token.get("iss"), token.get("aud")), "issuer and audience")
             step.expect(people, self.story.acme_scim.total("Users"), "people of acme")
             step.expect(False, event == self.story.last_event(), "whether the sign-in left no event")
             self.renew(step)
             step.fact(
-                f"through {len(self.browser.hosts)} hosts and back; RS256 verified from the published keys; the same "
+                f"by {hosts} servers and back; RS256 verified from the published keys; the same "
                 f"person as in the Active Directory ({token['sub']}), groups {', '.join(sorted(token['groups']))}; "
                 "roles editor; the refresh token was renewed"
             )
@@ -127,6 +137,11 @@ class SigningIn:
         self.browser.press("/refresh")
         after = self.application.get("/who")
         step.expect(("", False), (after["problem"], after["access"]["jti"] == before), "renewed token")
+
+    def token_names(self) -> dict[str, str]:
+        """What tokens call a group, by its name in the directory."""
+        groups = self.story.acme_scim.resources("Groups", f"&attributes=displayName,{NAMES}:tokenName")
+        return {group["displayName"]: group[NAMES]["tokenName"] for group in groups}
 
     def groups_of(self, person: str) -> set[str]:
         """Those that name the person, and those above them."""

@@ -107,10 +107,11 @@ class Stage:
         )
         return Door(f"http://127.0.0.1:{port}/v2", token)
 
-    def start_upstream(self, person: Mapping[str, str | bool]) -> Door:
-        """acme's own identity provider: oidc-provider-mock, which knows one person and asks for no password."""
+    def start_upstream(self, people: Sequence[Mapping[str, str]]) -> Door:
+        """acme's own identity provider: oidc-provider-mock, which knows these people and asks for no password."""
         port = free_port()
-        options = ("--port", str(port), "--host", "localhost", "--user-claims", json.dumps(person))
+        known = [option for person in people for option in ("--user-claims", json.dumps(person))]
+        options = ("--port", str(port), "--host", "localhost", *known)
         self._start(
             "The identity provider", processes.python("oidc_provider_mock", *options), self.path / "upstream.log"
         )

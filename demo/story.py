@@ -19,7 +19,7 @@ from tests.canonical_ldif import differences
 from .application import AUDIENCE
 from .asking import Door, Json, Unexpected
 from .organisation import Organisation
-from .signing_in import SigningIn
+from .signing_in import TEAM, SigningIn
 from .stage import ROOT, Stage, free_port, keep_secret, shown
 from .telling import Step, Telling, number
 
@@ -59,10 +59,14 @@ class Story:
 
     def __post_init__(self) -> None:
         people = self.organisation.active_people()
-        self.leaver, self.disabled = [name for name in sorted(people) if name.startswith("plain")][:2]
-        sales = self.organisation.groups()["Sales"].values("member")
-        self.mover = next(name for name in sorted(people) if people[name].dn.encode() in sales)
-        self.signing_in = SigningIn(self, self.disabled, free_port())
+        self.leaver = next(name for name in sorted(people) if name.startswith("plain"))
+        self.mover = self.of_team("Sales")[0]
+        self.disabled, visitor = self.of_team(TEAM)[:2]
+        self.signing_in = SigningIn(self, self.disabled, visitor, free_port())
+
+    def of_team(self, team: str) -> list[str]:
+        people, members = self.organisation.active_people(), self.organisation.groups()[team].values("member")
+        return [name for name in sorted(people) if people[name].dn.encode() in members]
 
     def play(self) -> None:
         """Raises Unexpected when it cannot go on; what merely differs is told and counted."""
