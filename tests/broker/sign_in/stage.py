@@ -195,7 +195,7 @@ class Stage:
 
     @contextmanager
     def _as(self, browser: Browser) -> Iterator[None]:
-        cookies = "; ".join(f"{one.key}={one.value}" for one in browser.client._cookies.values())
+        cookies = "; ".join(f"{one.key}={one.value}" for one in (browser.client._cookies or {}).values())
         with self.app.test_request_context(headers={"Cookie": cookies} if cookies else {}):
             yield
 
@@ -217,6 +217,13 @@ class Stage:
         page = browser.get(f"/t/{self.slug}/sign-in")
         answer = browser.get(location(page))
         return browser.get(self.at_upstream(location(answer), sub, email=f"{sub}@acme.example", name=sub.title()))
+
+    def through(self, browser: Browser, flow_id: str, provider_id: str, sub: str = "alice") -> TestResponse:
+        """Choose that upstream on the page of a flow, and sign in there."""
+        page = browser.get(f"/t/{self.slug}/sign-in?flow={flow_id}")
+        onward = browser.get(location(browser.submit(page, provider=provider_id)))
+        claims = {"email": f"{sub}@acme.example", "name": sub.title()}
+        return browser.get(self.at_upstream(location(onward), sub, **claims))
 
     def events(self, name: str) -> list[Event]:
         with self.unit() as session:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import sqlalchemy as sa
 
+from broker import connections
 from broker.db import platform_scope, unit
 from broker.models import IdentityProvider, SignInFlow, Tenant
 from broker.sign_in import upstream
@@ -148,14 +149,14 @@ def test_a_provider_changed_while_it_is_asked_lets_nobody_in(acme: Stage, monkey
     provider_id = acme.provider()
     browser = acme.browser()
     callback = departed(acme, browser)
-    asked = upstream.connections.connector_of
+    asked = connections.connector_of
 
-    def meanwhile(provider: upstream.Provider) -> object:
+    def meanwhile(provider: connections.Provider) -> object:
         with acme.unit() as session:
             session.get_one(IdentityProvider, (acme.scope.tenant_id, provider_id)).enabled = False
         return asked(provider)
 
-    monkeypatch.setattr(upstream.connections, "connector_of", meanwhile)
+    monkeypatch.setattr(connections, "connector_of", meanwhile)
     assert browser.get(callback).status_code == 403
     assert acme.sessions() == [] and acme.reasons() == ["provider_disabled"]
 
