@@ -32,9 +32,11 @@ SigningJwk = RSAKey | ECKey
 
 ALGORITHMS = ("RS256", "ES256")
 CACHED_FOR = timedelta(minutes=10)
-"""How long others may keep our key set: a key is published so long before it signs."""
+"""How long others may keep our key set."""
 SKEW = timedelta(minutes=2)
 """Between our clocks and theirs, and until every process of ours has re-read the ring."""
+AHEAD = CACHED_FOR + SKEW
+"""How long a key is published before it signs: the last process to show it may do so half a minute after it is made."""
 REREAD_SECONDS = 30.0
 UNKNOWN_SECONDS = 5.0
 """The ring is re-read for a kid it does not know at most so often: tokens with invented kids cost nothing."""
@@ -94,7 +96,9 @@ class _Held:
         return key
 
     def forget(self) -> None:
-        self._read_at = -1e9
+        # Under the lock: whoever is reading just now may read what was before.
+        with self._lock:
+            self._ring = None
 
     def _reread(self, seen: float) -> Ring:
         with self._lock:
@@ -178,7 +182,7 @@ def rotate(*, emergency: bool = False) -> Sequence[Rotation]:
     provide()
     present = {(key.algorithm, key.status): key for key in everything() if key.status in ("current", "next")}
     now = _now()
-    ready_at = max(present[algorithm, "next"].created_at for algorithm in ALGORITHMS) + CACHED_FOR
+    ready_at = max(present[algorithm, "next"].created_at for algorithm in ALGORITHMS) + AHEAD
     if now < ready_at and not emergency:
         wait = -(-(ready_at - now) // timedelta(seconds=1))
         raise Conflict(

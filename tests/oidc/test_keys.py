@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -173,7 +175,7 @@ def test_a_next_key_that_is_not_published_long_enough_does_not_sign(house: Flask
     with pytest.raises(Conflict, match=r"cached for 10 minutes.*--emergency"), platform_scope():
         keys.rotate()
     assert by_status("current") == before
-    age(keys.CACHED_FOR)
+    age(keys.AHEAD)
     upcoming = by_status("next")
     with platform_scope():
         keys.rotate()
@@ -181,7 +183,7 @@ def test_a_next_key_that_is_not_published_long_enough_does_not_sign(house: Flask
 
 
 def test_what_was_signed_before_a_rotation_verifies_by_old_key_sets_and_new(house: Flask) -> None:
-    age(keys.CACHED_FOR)
+    age(keys.AHEAD)
     cached, old = keys.ring().jwks(), {algorithm: signed(algorithm) for algorithm in keys.ALGORITHMS}
     with platform_scope():
         turned = keys.rotate()
@@ -196,7 +198,7 @@ def test_what_was_signed_before_a_rotation_verifies_by_old_key_sets_and_new(hous
 def test_three_rotations_refuse_nothing_to_a_validator_with_a_cache_of_ten_minutes(house: Flask) -> None:
     cached, alive = keys.ring().jwks(), [signed()]
     for _ in range(3):
-        age(keys.CACHED_FOR)
+        age(keys.AHEAD)
         cached = keys.ring().jwks()
         with platform_scope():
             keys.rotate()
@@ -205,8 +207,43 @@ def test_three_rotations_refuse_nothing_to_a_validator_with_a_cache_of_ten_minut
     assert len(set(alive)) == 4
 
 
+def test_rotations_under_load_refuse_nothing_of_ours(web: Flask, house: Flask) -> None:
+    stop, wrong, read = threading.Event(), list[object](), list[str]()
+
+    def work(algorithm: str) -> None:
+        with web.app_context():
+            token = None
+            while not stop.is_set():
+                try:
+                    token = token or signed(algorithm)
+                    kid = orjson.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))["kid"]
+                    key = keys.verifying(kid)
+                    assert key is not None, kid
+                    jws.deserialize_compact(token, key, algorithms=[algorithm])
+                    read.append(kid)
+                    token = token if len(read) % 7 else None
+                except Exception as failure:
+                    wrong.append(failure)
+                    return
+
+    threads = [threading.Thread(target=work, args=(algorithm,)) for algorithm in keys.ALGORITHMS * 2]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        age(keys.AHEAD)
+        with platform_scope():
+            keys.rotate()
+        before = len(read)
+        while len(read) < before + 40 and not wrong:
+            time.sleep(0.01)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and len(set(read)) >= 6
+
+
 def test_a_previous_key_is_published_until_nothing_it_signed_lives_and_then_wiped(house: Flask) -> None:
-    age(keys.CACHED_FOR)
+    age(keys.AHEAD)
     old = keys.ring().signing("RS256").kid
     with platform_scope():
         keys.rotate()
@@ -226,7 +263,7 @@ def test_a_previous_key_is_published_until_nothing_it_signed_lives_and_then_wipe
 
 
 def test_an_emergency_trusts_nothing_that_was_signed_before(house: Flask) -> None:
-    age(keys.CACHED_FOR)
+    age(keys.AHEAD)
     older = signed()
     with platform_scope():
         keys.rotate()
