@@ -133,7 +133,7 @@ def _check_authentication(client: Mapping[str, Any], errors: Errors) -> None:
     if keys is not None and (complaint := _keys_complaint(keys)):
         errors["jwks"] = [complaint]
     try:
-        check_web_url("jwks_uri", place, loopback=running.config().allow_http_loopback)
+        check_web_url("jwks_uri", place, loopback=place is not None and running.config().allow_http_loopback)
     except ValidationFailed as wrong:
         errors["jwks_uri"] = wrong.errors["jwks_uri"]
 
@@ -170,7 +170,8 @@ def _audience_complaint(audience: str | None) -> str | None:
     if not _AUDIENCE.fullmatch(audience):
         return "Is 1 to 200 printable ASCII characters without blanks."
     folded = audience.casefold()
-    if folded == OUR_AUDIENCE or folded.startswith((OUR_NAMES, running.config().base_url.casefold())):
+    ours = folded == OUR_AUDIENCE or folded.startswith(OUR_NAMES)
+    if ours or ("://" in folded and folded.startswith(running.config().base_url.casefold())):
         return "Is reserved."
     return None
 

@@ -42,7 +42,7 @@ from broker.models import (
     TargetResource,
     Tenant,
 )
-from broker.registry import applications, domains, partners, providers, targets, tenants
+from broker.registry import applications, domains, partners, providers, service_accounts, targets, tenants
 from tests.casting import EVERY_SCOPE, give_role, make_token, make_user
 
 MARK = re.compile(r"mk[0-9a-f]{12}")
@@ -245,6 +245,10 @@ def furnish(holding: Holding) -> dict[str, str]:
         scim_token, _ = credentials.mint_scim_token({"name": f"{mark} scim"})
         pat, _ = credentials.mint_pat(user, name=f"{mark} pat")
         domain = domains.create(f"{mark}.example")
+        robot = directory.create("User", {"userName": f"sa:{mark}", "userType": "ServiceAccount"}).id
+        service_accounts.create(robot, {"name": f"{mark}-robot", "scopes": [f"{mark}:read"], "audiences": [mark]})
+        credentials.mint_client_secret(service_account_id=robot)
+        credentials.mint_client_secret(application_id=application.id)
         settings.change(scope, {"refresh_token_lifetime": holding.number})
         told = events.Changes()
         told.add("test.noted", "User", user, {"note": mark})
@@ -286,6 +290,7 @@ def furnish(holding: Holding) -> dict[str, str]:
             "scim token": scim_token.id,
             "pat": pat.id,
             "domain": domain.id,
+            "service account": robot,
             "role assignment": role.id,
         }
     things |= _history(holding, things)

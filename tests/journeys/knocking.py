@@ -37,9 +37,11 @@ _KIND = {
     "domain_id": "domain",
     "provider_id": "provider",
     "run_id": "run",
+    "account_id": "service account",
     "session_id": "session",
     "target_id": "target",
     "other_tenant_id": "tenant",
+    "user_id": "member",
 }
 _QUERIES = {
     "principal_id": "user",
@@ -80,9 +82,11 @@ BODIES: dict[tuple[str, str], Body] = {
         lambda o: {"principal_id": o["group"], "roles": ["reader"]}, foreign=True
     ),
     ("PATCH", "/applications/<application_id>/assignments/<assignment_id>"): Body(lambda o: {"roles": ["changed"]}),
+    ("POST", "/applications/<application_id>/secrets"): Body(lambda o: {"overlap": 60}),
     ("POST", "/auth/introspect"): Body(lambda o: {"token": "skt_nobody"}),
     ("POST", "/domains"): Body(lambda o: {"name": "new.example"}),
     ("PATCH", "/domains/<domain_id>"): Body(lambda o: {"verified": True}),
+    ("POST", "/domains/<domain_id>/verify"): NONE,
     ("POST", "/identity-providers"): Body(lambda o: {"kind": "ldap", "name": "New", "config": {}}),
     ("PATCH", "/identity-providers/<provider_id>"): Body(lambda o: {"name": "Changed"}),
     ("POST", "/identity-providers/<provider_id>/sync"): Body(lambda o: {"dry_run": True}),
@@ -104,6 +108,9 @@ BODIES: dict[tuple[str, str], Body] = {
     ("PATCH", "/scim-targets/<target_id>"): Body(lambda o: {"status": "paused"}),
     ("POST", "/scim-targets/<target_id>/resume"): Body(lambda o: {"removals": "reject"}),
     ("POST", "/scim-tokens"): Body(lambda o: {"name": "New", "identity_provider_id": o["provider"]}, foreign=True),
+    ("POST", "/service-accounts"): Body(lambda o: {"name": "new", "audiences": ["scaikey"]}),
+    ("PATCH", "/service-accounts/<account_id>"): Body(lambda o: {"enabled": False}),
+    ("POST", "/service-accounts/<account_id>/secrets"): Body(lambda o: {"overlap": 60}),
     ("POST", "/sync-runs/<run_id>/approve"): NONE,
     ("POST", "/sync-runs/<run_id>/reject"): NONE,
     ("POST", "/tenants"): Body(
@@ -111,6 +118,7 @@ BODIES: dict[tuple[str, str], Body] = {
     ),
     ("PATCH", "/tenants/<tenant_id>"): Body(lambda o: {"name": "Changed"}),
     ("PATCH", "/tenants/<tenant_id>/settings"): Body(lambda o: {"access_token_lifetime": 600}),
+    ("PUT", "/users/<user_id>/password"): Body(lambda o: {"password": "correct horse battery"}),
     ("POST", "/Users"): Body(_managed("made"), foreign=True),
     ("PUT", "/Users/<id>"): Body(_managed("said-anew"), foreign=True),
     ("PATCH", "/Users/<id>"): Body(

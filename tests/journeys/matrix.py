@@ -46,6 +46,7 @@ _PREFIX = {
     "pat": "pat",
     "session": "ses",
     "domain": "dom",
+    "service account": "usr",
     "tenant": "tnt",
     "partner": "prt",
 }
