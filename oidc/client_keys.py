@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 import orjson
 from flask import current_app
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from broker import running
@@ -26,7 +26,7 @@ from oidc.requests import HouseRequest
 from oidc.tokens import Issuer
 from scim.push import egress
 
-ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
+ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 LONGEST_LIFE = 3_600
 LEEWAY = 60
@@ -47,6 +47,18 @@ PublicKey = RSAKey | ECKey | OKPKey
 _KINDS: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {"RSA": RSAKey, "EC": ECKey, "OKP": OKPKey}
 _SHORTEST_MODULUS = 342
 """Characters of base64url that 2048 bits take."""
+
+
+class _Allowed(jws.JWSRegistry):
+    """Our algorithms. joserfc's own registry also warns of EdDSA's name, which RFC 9864 replaces and clients use."""
+
+    def get_alg(self, name: str) -> Any:
+        if name not in ALGORITHMS:
+            raise UnsupportedAlgorithmError(f"{name} is not taken")
+        return self.algorithms[name]
+
+
+_ALLOWED = _Allowed()
 
 
 def by_assertion(query: Callable[[str], Client | None], request: HouseRequest, issuer: Issuer) -> Client | None:
@@ -81,7 +93,7 @@ def _verified(assertion: str, client: Client) -> dict[str, Any] | None:
         return None
     for key in _keys(client, header.get("kid")):
         try:
-            proven = jws.deserialize_compact(assertion, key, algorithms=list(ALGORITHMS))
+            proven = jws.deserialize_compact(assertion, key, registry=_ALLOWED)
             claims = orjson.loads(proven.payload)
         except (JoseError, ValueError, RecursionError):
             continue

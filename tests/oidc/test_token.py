@@ -19,6 +19,7 @@ from broker.directory import Directory
 from broker.models import Application, AuthorizationCode, Session, Tenant
 from broker.sign_in import sessions
 from connectors import http
+from oidc import client_keys
 from oidc.tokens import Issuer
 from tests.conftest import World
 from tests.oidc.party import App, Pkce, basic, make_app, make_service_account, party, share
@@ -26,6 +27,16 @@ from tests.oidc.test_rfc9700 import error_of, jwt_claims
 
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ALIAS = "/oauth/token"
+
+
+class _Signs(jws.JWSRegistry):
+    """Whatever a client may sign with, by old names too, without a word about it."""
+
+    def get_alg(self, name: str) -> Any:
+        return self.algorithms[name]
+
+
+SIGNS = _Signs()
 
 
 @pytest.fixture
@@ -263,6 +274,35 @@ def ids() -> str:
 def url_of_another_issuer(web: Flask, world: World) -> str:
     with web.app_context():
         return Issuer.of_tenant(world.globex).url
+
+
+@pytest.mark.parametrize("alg", client_keys.ALGORITHMS)
+def test_a_client_may_sign_with_each_announced_algorithm(web: Flask, world: World, alg: str) -> None:
+    key: Any
+    match alg:
+        case "RS256" | "PS256":
+            key = jwk.RSAKey.generate_key(2048)
+        case "EdDSA" | "Ed25519":
+            key = jwk.OKPKey.generate_key("Ed25519")
+        case _:
+            key = jwk.ECKey.generate_key(f"P-{alg[2:]}")
+    app = make_app(
+        world.acme,
+        secret=False,
+        token_endpoint_auth_method="private_key_jwt",
+        jwks={"keys": [key.as_dict(private=False)]},
+        grant_types=["client_credentials"],
+        scopes=["read"],
+    )
+    with web.app_context():
+        url = Issuer.of_tenant(world.acme).url
+    claims = {"iss": app.client_id, "sub": app.client_id, "aud": url, "exp": int(time.time()) + 60, "jti": ids()}
+    form = {
+        "grant_type": "client_credentials",
+        "client_assertion_type": ASSERTION,
+        "client_assertion": jws.serialize_compact({"alg": alg}, orjson.dumps(claims), key, registry=SIGNS),
+    }
+    assert web.test_client().post(token_path(world.acme), data=form).status_code == 200
 
 
 def test_keys_a_client_publishes_are_fetched(web: Flask, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
