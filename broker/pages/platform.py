@@ -74,7 +74,8 @@ def _organisation(asked: Asked, identifier: str) -> Response:
         ways = realms.ways()
         if scope is not None and ways.upstreams:
             under_way = flow.begin(scope, asked.request, username=identifier if "@" in identifier else None)
-            return see_other(f"/t/{scope.slug}/sign-in?flow={under_way.id}")
+            # `form`: whoever leaves for an upstream from here still has our form's policy upon him.
+            return see_other(f"/t/{scope.slug}/sign-in?flow={under_way.id}&form")
     return see_other(_here(Asked(asked.request, identifier)))
 
 

@@ -8,6 +8,7 @@ a page of its own, for browsers hold redirects to the policy of the form before 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flask import Response, request
 
@@ -40,6 +41,8 @@ def show_sign_in(scope: Scope) -> Response:
     with unit(scope):
         under_way = flow.load(scope, request.args["flow"])
         step = flow.next_step(under_way, live)
+    if isinstance(step, Depart) and "form" in request.args:
+        step = replace(step, chosen=True)
     return _show(under_way, step, live)
 
 
@@ -55,7 +58,7 @@ def take_sign_in(scope: Scope) -> Response:
     username, password = request.form.get("username", "").strip(), request.form.get("password", "")
     with unit(scope):
         home = realms.ways().home_of(username)
-        elsewhere = home is not None and username != under_way.username
+        elsewhere = home is not None and username != under_way.name
         if not password or elsewhere:
             flow.say_name(under_way, username)
     if not password or elsewhere:

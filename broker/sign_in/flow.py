@@ -48,7 +48,8 @@ class FlowLost(BadRequest):
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A sign-in under way as it was read. `secret` is what its browser showed, `error` why it was turned back."""
+    """A sign-in under way as it was read. `username` is what the person typed, `secret` what the browser showed,
+    `error` why it was turned back."""
 
     id: str
     scope: Scope
@@ -69,6 +70,11 @@ class Flow:
     def proven(self) -> bool:
         """Whether the form that was sent is one of this flow's pages."""
         return browser.proven(self.secret, f"flow {self.id}")
+
+    @property
+    def name(self) -> str | None:
+        """Who it may be: what the person typed, else the application's hint."""
+        return self.username or (_name(self.request.login_hint) if self.request else None)
 
     @property
     def prompt(self) -> frozenset[str]:
@@ -139,7 +145,7 @@ def begin(
         browser=browser.digest(secret),
         request=request and request.stored(),
         issuer=request.issuer if request else "tenant",
-        username=_name(username or (request.login_hint if request else None)),
+        username=_name(username),
         provider_id=request.provider if request else provider_id,
         consented=False,
         created_at=now,
@@ -337,21 +343,21 @@ def address(flow: Flow, step: Step) -> str:
 
 def _ask_who(flow: Flow) -> Choose | Depart:
     ways, hints = realms.ways(), flow.request
-    typed = flow.username is not None and (hints is None or flow.username != _name(hints.login_hint))
+    typed = flow.username is not None
     tried = flow.departed or flow.error is not None
     wanted = None if flow.departed else ways.upstream(flow.provider_id)
     if wanted is not None:
         return Depart(wanted.id, chosen=hints is None or wanted.id != hints.provider)
     if not tried and (typed or "select_account" not in flow.prompt):
-        home = ways.home_of(flow.username)
+        home = ways.home_of(flow.name)
         if home is None and len(ways.upstreams) == 1 and not ways.local:
             home = ways.upstreams[0]
         if home is not None:
             return Depart(home.id, chosen=typed)
     discoverable = any(one.domains for one in ways.upstreams)
-    ask_password = ways.local and (tried or flow.username is not None or not discoverable)
+    ask_password = ways.local and (tried or flow.name is not None or not discoverable)
     error = flow.error or ("no_home" if typed and not ask_password and not tried else None)
-    return Choose(flow.username, ways.upstreams, ask_password, error)
+    return Choose(flow.name, ways.upstreams, ask_password, error)
 
 
 def _too_old(flow: Flow, session: LiveSession) -> bool:

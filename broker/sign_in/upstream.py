@@ -66,7 +66,7 @@ def depart(under_way: Flow, step: Depart) -> Departure | Failed:
             ReturnTo(
                 callback=callback_url(under_way.scope, provider.id),
                 state=state,
-                login_hint=under_way.username,
+                login_hint=under_way.name,
                 prompt="select_account" if "select_account" in under_way.prompt else None,
                 max_age=under_way.max_age,
                 fresh=fresh,

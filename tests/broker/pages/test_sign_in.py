@@ -252,6 +252,15 @@ def test_an_organisation_with_an_upstream_is_left_to_it(acme: Stage, platform: S
     assert location(back).startswith("/api/v1/platform/oauth/authorize?flow=")
 
 
+def test_whoever_leaves_after_a_form_leaves_by_a_page_and_by_nothing_else(acme: Stage, platform: Scope) -> None:
+    acme.provider()
+    browser = acme.browser()
+    left = browser.get(location(ask(acme, browser, acme.slug)))
+    assert left.status_code == 200 and location(left).startswith(acme.issuer)
+    without_form = browser.get(location(browser.get(f"/t/{acme.slug}/sign-in")))
+    assert without_form.status_code == 303 and location(without_form).startswith(acme.issuer)
+
+
 @pytest.mark.parametrize("sealed", ["", "nonsense", "A" * 400, "ä"])
 def test_a_request_we_did_not_seal_is_refused(acme: Stage, sealed: str) -> None:
     assert acme.browser().get("/sign-in", query_string={"request": sealed}).status_code == 400

@@ -88,6 +88,19 @@ def test_home_realm_discovery(
         assert step.ask_password == (comes == "password")
 
 
+def test_a_hint_that_the_person_confirms_leads_home(acme: Stage) -> None:
+    domain = f"{acme.slug}.example"
+    acme.domain(domain)
+    home = acme.provider(domains=[domain])
+    browser = acme.browser()
+    flow_id, step = acme.authorize(
+        browser, acme.application(), login_hint=f"alice@{domain}", **prompt("select_account")
+    )
+    assert isinstance(step, Choose) and step.username == f"alice@{domain}"
+    browser.submit(browser.get(f"/t/{acme.slug}/sign-in?flow={flow_id}"), username=f"alice@{domain}")
+    assert acme.step(browser, flow_id) == Depart(home, chosen=True)
+
+
 def test_a_provider_that_is_off_or_for_syncs_only_is_no_way_in(acme: Stage) -> None:
     acme.provider("off", enabled=False)
     acme.provider("no sign-in", sign_in=False)
