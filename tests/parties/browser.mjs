@@ -18,13 +18,18 @@ let count = 0;
 
 async function axeOf(page, rules) {
   const debug = await page.context().newCDPSession(page);
-  const options = rules ? { runOnly: { type: 'rule', values: rules } } : {};
-  const run = `${axe}; axe.run(document, ${JSON.stringify(options)}).then((found) => JSON.stringify(found.violations.map((one) => (
-    { id: one.id, impact: one.impact, help: one.help, nodes: one.nodes.map((node) => node.html) }))))`;
-  const done = await debug.send('Runtime.evaluate', { expression: run, awaitPromise: true, returnByValue: true });
+  const evaluate = async (expression) => {
+    const done = await debug.send('Runtime.evaluate', { expression, awaitPromise: true, returnByValue: true });
+    if (done.exceptionDetails) throw new Error(JSON.stringify(done.exceptionDetails));
+    return done.result.value;
+  };
+  if (!(await evaluate('typeof axe !== "undefined"'))) await evaluate(`${axe}; undefined`);
+  const options = { resultTypes: ['violations'], ...(rules && { runOnly: { type: 'rule', values: rules } }) };
+  const found = await evaluate(`axe.run(document, ${JSON.stringify(options)}).then((found) => JSON.stringify(
+    found.violations.map((one) => (
+      { id: one.id, impact: one.impact, help: one.help, nodes: one.nodes.map((node) => node.html) }))))`);
   await debug.detach();
-  if (done.exceptionDetails) throw new Error(JSON.stringify(done.exceptionDetails));
-  return JSON.parse(done.result.value);
+  return JSON.parse(found);
 }
 
 async function newTab(context) {
@@ -64,7 +69,7 @@ const deeds = {
   type: ({ tab, text }) => tabs.get(tab).page.keyboard.type(text),
   back: async ({ tab }) => { await tabs.get(tab).page.goBack(); },
   fill: ({ tab, selector, value }) => tabs.get(tab).page.fill(selector, value),
-  click: ({ tab, selector }) => tabs.get(tab).page.click(selector),
+  click: ({ tab, selector }) => tabs.get(tab).page.locator(selector).first().click(),
   press: ({ tab, key }) => tabs.get(tab).page.keyboard.press(key),
   wait: async ({ tab, selector }) => { await tabs.get(tab).page.waitForSelector(selector); },
   async arrive({ tab, prefix }) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +15,23 @@ from broker.context import Scope
 from broker.embedded import Services
 from tests.parties.house import House, live
 from tests.parties.issuers import CANAILLE_PEOPLE, CanailleIssuer, NodeIssuer
+from tests.parties.journey import Person
 from tests.parties.landing import Landing, landing
 from tests.parties.party import HERE, Party, needed, node
 from tests.parties.visitor import Visitor, somebody
+from tests.parties.walker import Walker
 
 
 class Open(Protocol):
     """A new browser; `size`, `scheme` (light, dark) and `scripts` (False: none run) may be named."""
 
     def __call__(self, **options: Any) -> AbstractContextManager[Visitor]: ...
+
+
+class Somehow(Protocol):
+    """A new browser of either kind."""
+
+    def __call__(self) -> AbstractContextManager[Person]: ...
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +82,18 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def browser(chromium: Party, album: Path) -> Open:
     return lambda **options: somebody(chromium, album, **options)
+
+
+@pytest.fixture
+def walking() -> Somehow:
+    return lambda: nullcontext(Walker())
+
+
+@pytest.fixture
+def somehow(request: pytest.FixtureRequest) -> Somehow:
+    """Chromium where the test's parameter says `browser`, else on foot."""
+    found: Somehow = request.getfixturevalue(getattr(request, "param", "walking"))
+    return found
 
 
 @pytest.fixture(scope="session")

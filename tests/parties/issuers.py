@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.parties.visitor import Visitor
+from tests.parties.walker import Walker
 
 PASSWORD = "correct horse"
 
@@ -36,7 +37,7 @@ class Issuer:
             made: dict[str, Any] = json.load(answer)
         return made
 
-    def sign_in(self, visitor: Visitor, name: str) -> None:
+    def sign_in(self, visitor: Visitor | Walker, name: str) -> None:
         """What a person does who was sent here."""
         raise NotImplementedError
 
@@ -54,23 +55,20 @@ class NodeIssuer(Issuer):
         self.people.write_text(json.dumps(known))
         return name
 
-    def sign_in(self, visitor: Visitor, name: str) -> None:
-        visitor.wait('[name="login"]')
-        visitor.fill(login=name, password=PASSWORD)
-        visitor.click("button")
+    def sign_in(self, visitor: Visitor | Walker, name: str) -> None:
+        visitor.asks("login")
+        visitor.submit(login=name, password=PASSWORD)
 
 
 @dataclass(frozen=True)
 class CanailleIssuer(Issuer):
     """canaille, which asks for the name and the password on two pages."""
 
-    def sign_in(self, visitor: Visitor, name: str) -> None:
-        visitor.wait('[name="login"]')
-        visitor.fill(login=name)
-        visitor.click("[type=submit]")
-        visitor.wait('[name="password"]')
-        visitor.fill(password=PASSWORD)
-        visitor.click("[type=submit]")
+    def sign_in(self, visitor: Visitor | Walker, name: str) -> None:
+        visitor.asks("login")
+        visitor.submit(login=name)
+        visitor.asks("password")
+        visitor.submit(password=PASSWORD)
 
 
 CANAILLE_PEOPLE = {

@@ -15,9 +15,11 @@ from tests.parties.issuers import Issuer
 from tests.parties.landing import Landing
 from tests.parties.party import Party
 from tests.parties.visitor import Visitor
+from tests.parties.walker import Walker
+
+Person = Visitor | Walker
 
 EVERYTHING = "openid profile email offline_access"
-GO_ON = 'main [type="submit"]:not([name="provider"])'
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Client:
         """Where the browser goes to sign in."""
         return str(self.ask("authorize", redirect_uri=self.applications.callback, scope=scope, extra=extra))
 
-    def exchange(self, visitor: Visitor, **said: Any) -> dict[str, Any]:
+    def exchange(self, visitor: Person, **said: Any) -> dict[str, Any]:
         """The tokens for the code that the browser comes back with."""
         answer = visitor.arrive(self.applications.callback)
         tokens: dict[str, Any] = self.ask("exchange", url=answer, **said)
@@ -62,23 +64,28 @@ class Client:
         return claims
 
 
-def with_password(visitor: Visitor, name: str, password: str = PASSWORD) -> None:
+def with_password(visitor: Person, name: str, password: str = PASSWORD) -> None:
     """On the sign-in page: the name, and the password when it is asked for, on this page or the next."""
-    visitor.wait('[name="username"]')
-    visitor.fill(username=name)
-    if not visitor.has('[name="password"]'):
-        visitor.click(GO_ON)
-        visitor.wait('[name="password"]')
-    visitor.fill(username=name, password=password)
-    visitor.click(GO_ON)
+    visitor.asks("username")
+    if not visitor.has("password"):
+        visitor.submit(username=name)
+        visitor.asks("password")
+    visitor.submit(username=name, password=password)
 
 
-def at_upstream(visitor: Visitor, issuer: Issuer, name: str, button: str = "Upstream") -> None:
+def at_upstream(visitor: Person, issuer: Issuer, name: str, button: str = "") -> None:
     """By the button of the upstream, unless we are sent there without being asked, and there in its own way."""
-    visitor.wait('[name="provider"], [name="login"]')
-    if visitor.has('[name="provider"]'):
-        visitor.click(f'[name="provider"]:has-text("{button}")')
+    if visitor.asks("provider", "login") == "provider":
+        visitor.choose("provider", button)
     issuer.sign_in(visitor, name)
+
+
+def sign_out(visitor: Person, url: str, back_at: str) -> str:
+    """Log out there, saying yes when asked; returns the address one comes back to."""
+    visitor.goto(url)
+    if not visitor.url.startswith(back_at):
+        visitor.submit()
+    return visitor.arrive(back_at)
 
 
 def verified(token: str, jwks_uri: str, typ: str = "at+jwt") -> dict[str, Any]:

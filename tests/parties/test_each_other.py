@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from tests.parties.conftest import Open
+from tests.parties.conftest import Open, Somehow
 from tests.parties.issuers import CanailleIssuer, NodeIssuer
 from tests.parties.landing import Landing
 from tests.parties.party import Party
 
 
 def test_openid_client_signs_in_at_oidc_provider(
-    node_issuer: NodeIssuer, openid_client: Party, browser: Open, applications: Landing
+    node_issuer: NodeIssuer, openid_client: Party, walking: Somehow, applications: Landing
 ) -> None:
     person = node_issuer.knows("each-other", email="each@other.example", groups=["sre"])
     made = node_issuer.register(applications.callback, token_endpoint_auth_method="client_secret_basic")
@@ -24,7 +24,7 @@ def test_openid_client_signs_in_at_oidc_provider(
     )
     number = known["number"]
     url = openid_client.ask("authorize", number=number, redirect_uri=applications.callback, scope="openid email groups")
-    with browser() as visitor:
+    with walking() as visitor:
         visitor.goto(url)
         node_issuer.sign_in(visitor, person)
         answer = visitor.arrive(applications.callback)
@@ -37,7 +37,7 @@ def test_openid_client_signs_in_at_oidc_provider(
 
 
 def test_openid_client_signs_in_at_canaille(
-    canaille_issuer: CanailleIssuer, openid_client: Party, browser: Open, applications: Landing
+    canaille_issuer: CanailleIssuer, openid_client: Party, walking: Somehow, applications: Landing
 ) -> None:
     made = canaille_issuer.register(
         applications.callback,
@@ -54,7 +54,7 @@ def test_openid_client_signs_in_at_canaille(
     )
     number = known["number"]
     url = openid_client.ask("authorize", number=number, redirect_uri=applications.callback, scope="openid email")
-    with browser() as visitor:
+    with walking() as visitor:
         visitor.goto(url)
         canaille_issuer.sign_in(visitor, "zoe")
         answer = visitor.arrive(applications.callback)

@@ -14,7 +14,7 @@ from connectors.egress import Egress
 from connectors.http import HttpClient
 from connectors.openid import Config, connect
 from connectors.port import Identity, Refused, Reply, ReturnTo
-from tests.parties.conftest import Open
+from tests.parties.conftest import Open, Somehow
 from tests.parties.issuers import CanailleIssuer, Issuer, NodeIssuer
 from tests.parties.landing import Landing
 
@@ -63,13 +63,13 @@ def registered(request: pytest.FixtureRequest, node_issuer: NodeIssuer, applicat
 
 
 def signed_in(
-    config: Config, http: HttpClient, issuer: Issuer, name: str, browser: Open, applications: Landing
+    config: Config, http: HttpClient, issuer: Issuer, name: str, somehow: Somehow, applications: Landing
 ) -> tuple[Identity, bytes, Reply]:
     """The whole way of one person, and what was said on it."""
     upstream = connect(config, http)
     departure = upstream.begin_sign_in(ReturnTo(applications.callback, "a-state"))
     applications.posted.clear()
-    with browser() as visitor:
+    with somehow() as visitor:
         visitor.goto(departure.url)
         issuer.sign_in(visitor, name)
         answer = visitor.arrive(applications.callback)
@@ -82,14 +82,14 @@ def signed_in(
 
 
 def test_a_person_of_oidc_provider_is_known_by_every_client_authentication(
-    registered: dict[str, Any], http: HttpClient, node_issuer: NodeIssuer, browser: Open, applications: Landing
+    registered: dict[str, Any], http: HttpClient, node_issuer: NodeIssuer, walking: Somehow, applications: Landing
 ) -> None:
     name = node_issuer.knows(
         "mia", email="mia@acme.example", email_verified=True, given_name="Mia", family_name="Ö", groups=["sre", "ü&<x>"]
     )
     config = Config(**registered)
     assert [step for step in connect(config, http).steps() if not step.ok] == []
-    identity, memo, reply = signed_in(config, http, node_issuer, name, browser, applications)
+    identity, memo, reply = signed_in(config, http, node_issuer, name, walking, applications)
     assert identity.key == f"{node_issuer.url} mia"
     assert identity.verified_emails == {"mia@acme.example"}
     assert identity.groups == {"sre", "ü&<x>"}
@@ -116,14 +116,14 @@ def test_an_unverified_address_of_oidc_provider_stays_unverified(
 
 
 def test_a_person_of_canaille_is_known(
-    http: HttpClient, canaille_issuer: CanailleIssuer, browser: Open, applications: Landing
+    http: HttpClient, canaille_issuer: CanailleIssuer, walking: Somehow, applications: Landing
 ) -> None:
     made = canaille_issuer.register(
         applications.callback, scope="openid profile email groups", client_uri=applications.base_url
     )
     config = Config(issuer=canaille_issuer.url, client_id=made["client_id"], client_secret=made["client_secret"])
     assert [step for step in connect(config, http).steps() if not step.ok] == []
-    identity, _, _ = signed_in(config, http, canaille_issuer, "zoe", browser, applications)
+    identity, _, _ = signed_in(config, http, canaille_issuer, "zoe", walking, applications)
     assert identity.key == f"{canaille_issuer.url} zoe"
     assert identity.attributes["email"] == ("zoe@acme.example",)
     assert identity.attributes["given_name"] == ("Zoë",)
@@ -146,7 +146,7 @@ def test_a_wrong_secret_is_told_from_a_wrong_issuer(
 
 
 def test_the_session_at_oidc_provider_can_be_ended_too(
-    http: HttpClient, node_issuer: NodeIssuer, browser: Open, applications: Landing
+    http: HttpClient, node_issuer: NodeIssuer, walking: Somehow, applications: Landing
 ) -> None:
     name = node_issuer.knows("leaver", email="leaver@acme.example")
     made = node_issuer.register(applications.callback, post_logout_redirect_uris=[applications.farewell])
@@ -154,7 +154,7 @@ def test_the_session_at_oidc_provider_can_be_ended_too(
         Config(issuer=node_issuer.url, client_id=made["client_id"], client_secret=made["client_secret"]), http
     )
     departure = upstream.begin_sign_in(ReturnTo(applications.callback, "a-state"))
-    with browser() as visitor:
+    with walking() as visitor:
         visitor.goto(departure.url)
         node_issuer.sign_in(visitor, name)
         answer = visitor.arrive(applications.callback)
@@ -165,7 +165,7 @@ def test_the_session_at_oidc_provider_can_be_ended_too(
         leaving = upstream.begin_sign_out(identity.sign_out_memo, ReturnTo(applications.farewell, "bye"))
         assert leaving is not None
         visitor.goto(leaving.url)
-        visitor.click('button[name="logout"]')
+        visitor.choose("logout", "yes")
         assert visitor.arrive(applications.farewell).endswith("state=bye")
         visitor.goto(upstream.begin_sign_in(ReturnTo(applications.callback, "anew")).url)
-        visitor.wait('[name="login"]')
+        visitor.asks("login")

@@ -1,7 +1,7 @@
-"""Every page of signing in as people see it: photographed on a phone and a desk, and judged by axe-core.
+"""The pages of signing in as people see them: photographed on a phone and a desk, and judged by axe-core.
 
-The pages are made from values of every kind, long and hostile ones among them; that they are shown at the right
-moment is the journeys'.
+The pages are made from values that journeys do not have: themes, long names, hostile ones. The plain pages are judged
+on the way through them, in `test_browser`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flask import Flask, Response
 from PIL import Image
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from broker.pages import faces, refusals
+from broker.pages import faces
 from broker.pages.door import door
 from tests.parties.conftest import Open
 from tests.parties.visitor import Visitor
@@ -54,20 +54,9 @@ PAGES: dict[str, Callable[[], Response]] = {
         WORST, **FORM, application=HOSTILE + LONG, username=HOSTILE, providers=BUTTONS, ask_password=True
     ),
     "sign-in, name only": lambda: faces.choose(PLAIN, **FORM, application=None, providers=[], ask_password=False),
-    "sign-in, wrong password": lambda: faces.choose(
-        PLAIN,
-        **FORM,
-        application="Wiki",
-        username="alice@acme.example",
-        providers=BUTTONS[:1],
-        ask_password=True,
-        error="The name or the password is wrong.",
-        status=400,
-    ),
     "sign-in, locked": lambda: faces.choose(
         THEMED, **FORM, application="Wiki", username="alice", providers=[], ask_password=True, locked_for=310
     ),
-    "platform": lambda: faces.platform(**FORM, application="Portal", cancel="/back"),
     "platform, password": lambda: faces.platform_password(**FORM, identifier="alice@acme.example", again="/again"),
     "consent": lambda: faces.consent(
         PLAIN,
@@ -81,16 +70,9 @@ PAGES: dict[str, Callable[[], Response]] = {
         WORST, **FORM, application=HOSTILE + LONG, publisher=LONG, scopes=[LONG.lower()], user=LONG
     ),
     "log out": lambda: faces.logout(THEMED, **FORM, user="alice@acme.example", back="/apps"),
-    "logged out": lambda: faces.logged_out(PLAIN, sign_in="/in", back="https://wiki.example/"),
     "launcher": lambda: faces.apps(PLAIN, user="alice@acme.example", applications=TILES, sign_out="/out", csrf="0"),
     "launcher, themed": lambda: faces.apps(THEMED, user="Alice", applications=TILES[:2], sign_out="/out", csrf="0"),
     "launcher, empty": lambda: faces.apps(WORST, user=LONG, applications=[], sign_out="/out", csrf="0"),
-    **{
-        f"refused, {reason}": lambda reason=reason: refusals.turned_away(
-            PLAIN, reason, application="Wiki", upstream="Acme Active Directory", back="/back"
-        )
-        for reason in ("not_assigned", "upstream_unavailable")
-    },
     "refused, worst": lambda: faces.refused(
         WORST, title=HOSTILE, text=LONG, status=403, back="/back", request_id="f" * 128
     ),

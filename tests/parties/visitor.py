@@ -48,6 +48,24 @@ class Visitor:
         for name, value in fields.items():
             self._ask("fill", selector=f'[name="{name}"]', value=value)
 
+    def submit(self, **fields: str) -> None:
+        """The form that has these fields, or the page's only one."""
+        self.fill(**fields)
+        form = f'form:has([name="{next(iter(fields))}"])' if fields else "main form"
+        self.click(f'{form} [type="submit"], {form} button:not([type])')
+
+    def choose(self, name: str, text: str = "") -> None:
+        """The button of this name that says or sends `text`."""
+        self.click(f'[name="{name}"]:has-text("{text}"), [name="{name}"][value="{text}"]')
+
+    def asks(self, *names: str) -> str:
+        """Wait for a page that asks for one of these, and say for which."""
+        self.wait(", ".join(f'[name="{name}"]' for name in names))
+        return next(name for name in names if self.has(name))
+
+    def has(self, name: str) -> bool:
+        return self.shows(f'[name="{name}"]')
+
     def click(self, selector: str) -> None:
         self._ask("click", selector=selector)
 
@@ -69,7 +87,7 @@ class Visitor:
     def text(self, selector: str = "body") -> str:
         return str(self._ask("text", selector=selector))
 
-    def has(self, selector: str) -> bool:
+    def shows(self, selector: str) -> bool:
         return bool(self._ask("count", selector=selector))
 
     def evaluate(self, expression: str) -> Any:
@@ -93,10 +111,10 @@ class Visitor:
         """Every navigation so far: method, url, status."""
         return list(self._ask("answers"))
 
-    def look(self, name: str) -> list[str]:
-        """Photograph the page on a phone, in the dark, and on a desk; say what axe-core finds serious or worse."""
+    def look(self, name: str, *views: str) -> list[str]:
+        """Photograph the page in these views, or all; say what axe-core finds serious or worse."""
         found = []
-        for view, (width, height), scheme, rules in VIEWS:
+        for view, (width, height), scheme, rules in (one for one in VIEWS if not views or one[0] in views):
             self._ask("resize", width=width, height=height)
             self._ask("scheme", scheme=scheme)
             self._ask("screenshot", path=str(self._album / f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{view}.png"))
