@@ -118,7 +118,7 @@ def _onward(server: Server, flow: Flow, session: LiveSession | None) -> Response
         case Done(live):
             # What was registered may have changed while the person signed in.
             client = server.client(asked.client_id)
-            if client is None or not client.enabled or not client.check_redirect_uri(asked.redirect_uri):
+            if client is None or not _still_fits(client, asked):
                 raise Untrusted("application_disabled", "The application is not available any more")
             if not sign_in.consume(flow):
                 raise FlowLost("flow_expired")
@@ -129,13 +129,23 @@ def _onward(server: Server, flow: Flow, session: LiveSession | None) -> Response
             return redirect(sign_in.address(flow, step))
 
 
+def _still_fits(client: Client, asked: AuthRequest) -> bool:
+    return (
+        client.enabled
+        and client.check_redirect_uri(asked.redirect_uri)
+        and client.check_response_type("code")
+        and asked.audience in client.audiences
+        and set(asked.scopes) <= set(client.scopes)
+    )
+
+
 def _code(client: Client, asked: AuthRequest, live: LiveSession) -> str:
     subject = Subject(user_id=live.user_id, application_id=client.id, session_id=live.id)
     reason = may_receive_tokens(standing(subject))
     if reason is not None:
         raise Untrusted(reason, "The person may not use the application")
     kept = settings.all_of(live.scope)
-    life = kept["access_token_lifetime"].value if client.access_token_lifetime is None else client.access_token_lifetime
+    life = client.access_token_lifetime or kept["access_token_lifetime"].value
     if client.check_grant_type("refresh_token"):
         life += kept["refresh_token_lifetime"].value
     family = Family(

@@ -98,7 +98,10 @@ class Client(ClientMixin):  # type: ignore[misc]
     """The APIs it may ask for; the first one is what it gets when it names none."""
     access_token_alg: str
     id_token_alg: str
-    access_token_lifetime: int
+    access_token_lifetime: int | None
+    """Seconds, where the application has its own."""
+    usual_lifetime: int
+    """The setting, in the tenant where the client was looked for."""
     code_lifetime: int | None
     third_party: bool
     standing: Standing
@@ -223,7 +226,8 @@ def _client(row: Any, scope: Scope | None) -> Client:
             audiences=fields["audiences"] or [fields["client_id"]],
             access_token_alg="RS256",
             id_token_alg="RS256",
-            access_token_lifetime=row.usual_lifetime or USUAL_LIFETIME,
+            access_token_lifetime=None,
+            usual_lifetime=row.usual_lifetime or USUAL_LIFETIME,
             code_lifetime=None,
             third_party=False,
             standing=facts,
@@ -250,7 +254,8 @@ def _client(row: Any, scope: Scope | None) -> Client:
         audiences=list(dict.fromkeys([own, *fields["allowed_audiences"]])),
         access_token_alg=fields["access_token_signed_response_alg"],
         id_token_alg=fields["id_token_signed_response_alg"],
-        access_token_lifetime=fields["access_token_lifetime"] or row.usual_lifetime or USUAL_LIFETIME,
+        access_token_lifetime=fields["access_token_lifetime"],
+        usual_lifetime=row.usual_lifetime or USUAL_LIFETIME,
         code_lifetime=fields["authorization_code_lifetime"],
         third_party=fields["third_party"],
         standing=facts,

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import wraps
 
 from authlib.oauth2 import OAuth2Error
-from flask import Response, request
+from flask import Response, current_app, request
 
 from broker import access
 from broker.context import Scope
@@ -38,6 +39,7 @@ PREFIXES = (
     "/.well-known/",
 )
 
+_SCOPES = "scaikey.oidc.scopes"
 _KNOWN_FOR = 30.0
 """Seconds a tenant's slug is taken to be there; whether it may still do anything is asked each time."""
 _FOR_EVERYBODY = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "WWW-Authenticate"}
@@ -87,12 +89,12 @@ def endpoint(*rules: str, methods: tuple[str, ...], open_to_browsers: bool = Fal
 
 
 def _opened(view: View) -> View:
+    @wraps(view)
     def shared(**arguments: str) -> Response:
         response = Response(status=204, headers=_PREFLIGHT) if request.method == "OPTIONS" else view(**arguments)
         response.headers.update(_FOR_EVERYBODY)
         return response
 
-    shared.__name__, shared.__module__, shared.__doc__ = view.__name__, view.__module__, view.__doc__
     return shared
 
 
@@ -186,22 +188,20 @@ def on_device_later(slug: str | None = None) -> Response:
     raise NotImplementedHere
 
 
-_scopes: dict[str, tuple[float, Scope]] = {}
-
-
 def issuer_of(slug: str | None) -> Issuer:
     """Raises NotFound when no tenant is called so."""
     if slug is None:
         return Issuer.platform()
-    known = _scopes.get(slug)
+    scopes: dict[str, tuple[float, Scope]] = current_app.extensions.setdefault(_SCOPES, {})
+    known = scopes.get(slug)
     if known is None or time.monotonic() - known[0] > _KNOWN_FOR:
         scope = access.scope_for_slug(slug)
         if scope is None:
-            _scopes.pop(slug, None)
+            scopes.pop(slug, None)
             raise NotFound("There is no such issuer")
-        if len(_scopes) > 10_000:
-            _scopes.clear()
-        known = _scopes[slug] = time.monotonic(), scope
+        if len(scopes) > 10_000:
+            scopes.clear()
+        known = scopes[slug] = time.monotonic(), scope
     return Issuer.of_tenant(known[1])
 
 

@@ -28,7 +28,7 @@ from authlib.oauth2.rfc7636.challenge import CODE_CHALLENGE_PATTERN
 from broker import access, settings
 from broker.context import Scope
 from broker.db import unit
-from broker.standing import Subject, may_receive_tokens, standing
+from broker.standing import NOWHERE, Standing, Subject, may_receive_tokens, standing
 from oidc import families
 from oidc.clients import Client
 from oidc.families import Code, Family, Refresh
@@ -105,13 +105,15 @@ class _AtTheTokenEndpoint:
         return nullcontext() if scope is None else unit(scope)
 
     def _target(self, client: Client, family: Family) -> None:
-        """An API named here must be the one that was granted."""
+        """An API named here must be the one that was granted, and one the client may still ask for."""
         try:
             asked = self.request.target()
         except ValueError:
             raise invalid_target() from None
         if asked is not None and asked != family.audience:
             raise invalid_target()
+        if family.audience not in client.audiences:
+            raise InvalidGrantError("The grant is not valid any more")
 
 
 class CodeGrant(_AtTheTokenEndpoint, grants.AuthorizationCodeGrant):  # type: ignore[misc]
@@ -227,10 +229,13 @@ class RefreshShown:
 
 
 class ClientGrant(_AtTheTokenEndpoint, grants.ClientCredentialsGrant):  # type: ignore[misc]
-    """RFC 6749 section 4.4. Nothing is written, so there is no transaction."""
+    """RFC 6749 section 4.4. Nothing is written."""
 
     def transaction(self) -> AbstractContextManager[object]:
-        return nullcontext()
+        """At the platform issuer in the tenant that is named, if any; elsewhere nothing is left to be read."""
+        named = self.request.get("tenant_id") if self.server.issuer.scope is None else None
+        self.scope = self.server.issuer.scope if named is None else access.scope_for_tenant(named)
+        return nullcontext() if named is None or self.scope is None else unit(self.scope)
 
     def validate_requested_scope(self) -> None:
         client: Client = self.request.client
@@ -243,25 +248,21 @@ class ClientGrant(_AtTheTokenEndpoint, grants.ClientCredentialsGrant):  # type: 
             audience = None
         if audience is None:
             raise invalid_target()
-        scope = self._place(client)
-        named = scope is not None and self.server.issuer.scope is None
-        facts = standing(client.subject(), tenant_id=_known(scope).tenant_id) if named else client.standing
-        reason = may_receive_tokens(facts)
+        reason = may_receive_tokens(self._standing(client))
         if reason is not None:
             log.info("%s gets no token: %s", client.client_id, reason)
             raise UnauthorizedClientError("The client may not get tokens here")
-        self.request.user = Issue(client, scope, scopes, audience)
+        self.request.user = Issue(client, self.scope, scopes, audience)
 
-    def _place(self, client: Client) -> Scope | None:
-        """The tenant acted in: the issuer's; at the platform issuer the one that is named, if any."""
-        named, scope = self.request.get("tenant_id"), self.server.issuer.scope
-        if scope is None and named is not None:
-            scope = access.scope_for_tenant(named)
-            if scope is None:
-                raise UnauthorizedClientError("The client may not get tokens here")
-        elif scope is not None and named not in (None, scope.tenant_id):
+    def _standing(self, client: Client) -> Standing:
+        named = self.request.get("tenant_id")
+        if named is None:
+            return client.standing
+        if self.server.issuer.scope is None:
+            return NOWHERE if self.scope is None else standing(client.subject())
+        if named != self.server.issuer.scope.tenant_id:
             raise InvalidRequestError("tenant_id is not the tenant of this issuer")
-        return scope
+        return client.standing
 
     def generate_token(self, user: Any = None, **options: Any) -> dict[str, Any]:
         token: dict[str, Any] = super().generate_token(user=self.request.user, **options)

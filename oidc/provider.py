@@ -99,7 +99,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         if user is None:
             raise UnauthorizedClientError("Nothing was granted")
         scopes = list(dict.fromkeys(scope.split())) if scope and user.family else user.scopes
-        return issued(self.issuer, user, scopes)
+        # What was taken from the application since it was granted is not given again.
+        return issued(self.issuer, user, [one for one in scopes if one in client.scopes])
 
     def save_token(self, token: Mapping[str, Any], request: HouseRequest) -> None:
         """Access tokens are not stored, and refresh tokens were before they were shown."""
@@ -114,8 +115,13 @@ class Server(AuthorizationServer):  # type: ignore[misc]
 def issued(issuer: Issuer, decided: Issue, scopes: Sequence[str]) -> dict[str, Any]:
     """Access token, ID token where `openid` was granted, refresh token where there is one."""
     signer, client, family = TokenIssuer(issuer), decided.client, decided.family
+    # At the platform issuer the setting is that of the tenant in whose unit of work we are.
+    usual = client.usual_lifetime if issuer.scope or decided.scope is None else None
+    lifetime = client.access_token_lifetime or usual
     if family is None:
-        token = signer.access_token(client=client, audience=decided.audience, scopes=scopes, tenant=decided.scope)
+        token = signer.access_token(
+            client=client, audience=decided.audience, scopes=scopes, tenant=decided.scope, lifetime=lifetime
+        )
         return _bearer(token, scopes)
     person = claims.person(family.user_id, decided.audience)
     if person is None:
@@ -128,6 +134,7 @@ def issued(issuer: Issuer, decided: Issue, scopes: Sequence[str]) -> dict[str, A
         person=person,
         grant_id=family.id,
         authentication=sign_in,
+        lifetime=lifetime,
     )
     body = _bearer(token, scopes)
     if "openid" in scopes:

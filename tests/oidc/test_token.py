@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 from joserfc import jwk, jws, jwt
 
+from broker import settings
 from broker.context import Scope, acting, system
 from broker.db import platform_scope, unit
 from broker.directory import Directory
@@ -464,3 +465,34 @@ def test_access_that_is_given_later_is_access(web: Flask, world: World) -> None:
     assert answer.status_code == 400
     share(app.id, world.home, world.acme)
     assert one.signed_in()["access_token"]
+
+
+def test_what_is_taken_from_an_application_is_not_given_again(web: Flask, world: World) -> None:
+    app = make_app(world.acme, audience="https://a.example", allowed_audiences=["https://b.example"])
+    one = party(web, app, world.acme, world.acme)
+    secret = one.signed_in(scope="openid email profile", resource="https://b.example")["refresh_token"]
+    set_field(world.acme, app, scopes=["openid", "profile"])
+    body = one.refresh(secret).json
+    assert body["scope"] == "openid profile"
+    set_field(world.acme, app, allowed_audiences=[])
+    assert error_of(one.refresh(body["refresh_token"])) == (400, "invalid_grant")
+    set_field(world.acme, app, allowed_audiences=["https://b.example"])
+    assert one.refresh(body["refresh_token"]).status_code == 200
+    set_field(world.acme, app, grant_types=["authorization_code"])
+    assert error_of(one.refresh(body["refresh_token"])) == (400, "unauthorized_client")
+
+
+def test_the_setting_nearest_the_tenant_says_how_long_a_token_lives(
+    at: Any, web: Flask, world: World, platform: Scope
+) -> None:
+    with web.app_context(), unit(world.acme):
+        settings.change(world.acme, {"access_token_lifetime": 900})
+    assert at(token_path(world.acme), make_service_account(world.acme)).json["expires_in"] == 900
+    assert at(token_path(world.globex), make_service_account(world.globex)).json["expires_in"] == 3600
+    machine = {"grant_types": ["client_credentials", "authorization_code"]}
+    app = make_app(platform, scope="GLOBAL", shared_with=world.tenants, **machine)
+    assert at(token_path(None), app).json["expires_in"] == 3600
+    assert at(token_path(None), app, tenant_id=world.acme.tenant_id).json["expires_in"] == 900
+    assert party(web, app, None, world.acme).signed_in()["expires_in"] == 900
+    assert party(web, app, world.acme, world.acme).signed_in()["expires_in"] == 900
+    assert party(web, app, None, world.globex).signed_in()["expires_in"] == 3600
