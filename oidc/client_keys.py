@@ -18,13 +18,12 @@ from joserfc import jws
 from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from broker import running
+from broker import connections
 from broker.db import db, unit
-from connectors.http import HttpClient, OutboundError
+from connectors.http import OutboundError
 from oidc.clients import Client
 from oidc.requests import HouseRequest
 from oidc.tokens import Issuer
-from scim.push import egress
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -35,6 +34,8 @@ LEEWAY = 60
 _KEPT_FOR = 300.0
 _ASKED_AGAIN_AFTER = 10.0
 _MOST_KEYS = 20
+_PATIENCE = 5.0
+_LARGEST = 65_536
 _CACHE = "scaikey.client_keys"
 
 _CLAIM: LiteralString = """
@@ -160,7 +161,6 @@ class _Published:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.sets: dict[str, tuple[float, list[PublicKey]]] = {}
-        self.clients: dict[str, HttpClient] = {}
 
 
 def _published(client: Client, kid: Any) -> list[PublicKey]:
@@ -170,13 +170,14 @@ def _published(client: Client, kid: Any) -> list[PublicKey]:
     name = f"{tenant_id} {uri}"
     with cache.lock:
         fetched_at, keys = cache.sets.get(name, (-1e9, []))
-        http = cache.clients.setdefault(tenant_id, HttpClient(egress(running.config(), tenant_id), timeout=5.0))
     age = time.monotonic() - fetched_at
     known = kid is None or any(key.kid == kid for key in keys)
     if age < _ASKED_AGAIN_AFTER or (known and age < _KEPT_FOR):
         return keys
     try:
-        answer = http.request("GET", uri, headers={"Accept": "application/json"}, max_response=65_536, attempts=1)
+        answer = connections.http_client(tenant_id).request(
+            "GET", uri, headers={"Accept": "application/json"}, timeout=_PATIENCE, max_response=_LARGEST, attempts=1
+        )
         if answer.status == 200:
             keys = _parsed(answer.json())
     except OutboundError:
