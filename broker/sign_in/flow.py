@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql as pg
 
 from broker import access, events
 from broker.context import Actor, Scope, acting, current_request_id
 from broker.db import current_tenant, db
 from broker.errors import BadRequest
-from broker.models import Consent, SignInFlow, User
-from broker.sign_in import browser, realms, sessions
+from broker.models import SignInFlow, User
+from broker.sign_in import browser, consents, realms, sessions
 from broker.sign_in.realms import Upstream
 from broker.sign_in.requests import LIFE, AuthRequest, IssuerKind
 from broker.sign_in.sessions import LiveSession
@@ -197,7 +196,7 @@ def next_step(flow: Flow, session: LiveSession | None) -> Step:
     reason = may_receive_tokens(standing(about))
     if reason is not None:
         return Refused("access_denied", "The application is not for this person") if silent else Barred(reason)
-    missing = _not_consented(flow, flow.request, session)
+    missing = consents.missing(flow.request, session, answered=flow.consented)
     if missing:
         if silent:
             return Refused("consent_required", "The person would have to consent")
@@ -237,30 +236,10 @@ def cancel(flow: Flow) -> None:
 
 
 def consent(flow: Flow, session: LiveSession, scopes: Sequence[str]) -> None:
-    """The person allowed the flow's application these scopes; remembered beside what was allowed before."""
+    """The person allowed the flow's application these scopes."""
     assert flow.request is not None
-    known = pg.insert(Consent).values(
-        tenant_id=current_tenant(),
-        user_id=session.user_id,
-        application_id=flow.request.application_id,
-        scopes=sorted(scopes),
-    )
-    before = _allowed_before(session.user_id, flow.request.application_id) or ()
-    db.session().execute(
-        known.on_conflict_do_update(
-            index_elements=["tenant_id", "user_id", "application_id"],
-            set_={"scopes": sorted({*scopes, *before}), "updated_at": sa.func.now()},
-        )
-    )
+    consents.give(flow.request, session, scopes)
     _change(flow, consented=True)
-    batch = events.Changes()
-    batch.add(
-        "consent.given",
-        "Application",
-        flow.request.application_id,
-        {"user_id": session.user_id, "scopes": list(scopes)},
-    )
-    events.record(batch, actor=session.actor())
 
 
 def signed_in(
@@ -283,7 +262,8 @@ def signed_in(
         row, secret = sessions.begin(
             user_id, provider_id=provider_id, amr=amr, auth_time=auth_time, upstream=upstream, replacing=replacing
         )
-        _change(flow, session_id=row.id, provider_id=None, state=None, memo=None, reply=None, error=None)
+        under_way = {"provider_id": None, "state": None, "memo": None, "reply": None, "error": None}
+        _change(flow, session_id=row.id, consented=False, **under_way)
         about = {"user_id": user_id, "provider_id": provider_id, "amr": list(amr), **_application(flow)}
         batch = events.Changes()
         batch.add("sign_in.succeeded", "Session", row.id, about)
@@ -370,24 +350,6 @@ def _too_old(flow: Flow, session: LiveSession) -> bool:
         return False
     oldest = flow.created_at - LEEWAY if here else datetime.now(UTC)
     return session.auth_time < oldest - timedelta(seconds=flow.max_age)
-
-
-def _not_consented(flow: Flow, request: AuthRequest, session: LiveSession) -> Sequence[str]:
-    """The scopes to ask for; empty when nothing is to be asked."""
-    if not request.third_party:
-        return ()
-    # Looked up even when the page was answered: by now it may be somebody else who is signed in.
-    allowed = _allowed_before(session.user_id, request.application_id)
-    if allowed is None or not allowed.issuperset(request.scopes):
-        return request.scopes or ("openid",)
-    return (request.scopes or ("openid",)) if "consent" in request.prompt and not flow.consented else ()
-
-
-def _allowed_before(user_id: str, application_id: str) -> frozenset[str] | None:
-    found = db.session().scalar(
-        sa.select(Consent.scopes).where(Consent.user_id == user_id, Consent.application_id == application_id)
-    )
-    return None if found is None else frozenset(found)
 
 
 def _application(flow: Flow) -> dict[str, str]:

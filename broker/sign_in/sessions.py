@@ -113,35 +113,27 @@ def begin(
 ) -> tuple[Session, str]:
     """A session in the open unit of work, and its cookie's secret, which is told here only.
 
-    `upstream` is kept, sealed, for signing out there. The browser's earlier session, `replacing`, is ended: the same
-    person's grants go on in the new one, anybody else's end with it.
+    `upstream` is kept, sealed, for signing out there. `replacing` is the browser's session so far: the same person's
+    goes on under a new secret, so that its `sid` and its grants keep their meaning; anybody else's is ended.
     """
     scope, secret, now = current_scope(), browser.new_secret(), datetime.now(UTC)
-    session = Session(
-        tenant_id=scope.tenant_id,
-        id=ids.new("ses"),
-        user_id=user_id,
-        provider_id=provider_id,
-        digest=browser.digest(secret),
-        auth_time=min(auth_time or now, now),
-        amr=list(amr),
-        user_agent=browser.user_agent(),
-        last_seen_at=now,
-        expires_at=now + timedelta(seconds=settings.of(scope, "session_timeout")),
-    )
-    if upstream:
-        session.upstream = running.vault().seal(orjson.dumps(upstream), **_place(session))
+    longest = timedelta(seconds=settings.of(scope, "session_timeout"))
+    here = replacing if replacing is not None and replacing.scope.tenant_id == scope.tenant_id else None
+    session = _same_persons(here, user_id) if here else None
+    if session is None:
+        session = Session(tenant_id=scope.tenant_id, id=ids.new("ses"), user_id=user_id)
+        if here is not None:
+            end(here.id, "replaced")
+    session.provider_id = provider_id
+    session.digest = browser.digest(secret)
+    session.auth_time = min(auth_time or now, now)
+    session.amr = list(amr)
+    session.user_agent = browser.user_agent()
+    session.last_seen_at = now
+    session.expires_at = now + longest
+    session.upstream = running.vault().seal(orjson.dumps(upstream), **_place(session)) if upstream else None
     db.session().add(session)
     db.session().flush()
-    if replacing is not None and replacing.scope.tenant_id == scope.tenant_id:
-        if replacing.user_id == user_id:
-            db.session().execute(
-                sa.update(Grant)
-                .where(Grant.session_id == replacing.id, Grant.ended_at.is_(None))
-                .values(session_id=session.id)
-                .execution_options(synchronize_session=False)
-            )
-        end(replacing.id, "replaced")
     return session, secret
 
 
@@ -196,6 +188,14 @@ def set_cookie(response: Response, slug: str, secret: str) -> None:
 
 def clear_cookie(response: Response, slug: str) -> None:
     browser.forget(response, browser.session_cookie(slug))
+
+
+def _same_persons(here: LiveSession, user_id: str) -> Session | None:
+    if here.user_id != user_id:
+        return None
+    return db.session().scalar(
+        sa.select(Session).where(Session.id == here.id, Session.ended_at.is_(None)).with_for_update()
+    )
 
 
 def _live(secret: str) -> LiveSession | None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -207,8 +208,8 @@ class Stage:
     def at_upstream(self, url: str, sub: str = "alice", **claims: Any) -> str:
         """Sign in as `sub` at the upstream's page; the address it leads back to."""
         if claims:
-            httpx.put(f"{self.issuer}/users/{sub}", json=claims).raise_for_status()
-        answer = httpx.post(url, data={"sub": sub})
+            _http().put(f"{self.issuer}/users/{sub}", json=claims).raise_for_status()
+        answer = _http().post(url, data={"sub": sub})
         assert answer.status_code == 302, answer.text
         return answer.headers["Location"]
 
@@ -258,10 +259,15 @@ def issuer() -> Iterator[str]:
             server.terminate()
 
 
+@lru_cache
+def _http() -> httpx.Client:
+    return httpx.Client(verify=False)
+
+
 def _wait(url: str) -> None:
     for _ in range(200):
         try:
-            httpx.get(url).raise_for_status()
+            _http().get(url).raise_for_status()
             return
         except httpx.TransportError:
             time.sleep(0.1)

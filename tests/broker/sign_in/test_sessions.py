@@ -100,34 +100,36 @@ def test_an_attackers_session_planted_in_a_browser_never_becomes_its_owners(acme
     assert acme.live(attacker) is None
 
 
-def test_each_sign_in_has_a_fresh_secret_and_ends_the_session_before(acme: Stage, signed_in: Browser) -> None:
+def test_each_sign_in_has_a_fresh_secret_and_the_one_before_opens_nothing(acme: Stage, signed_in: Browser) -> None:
     before = signed_in.cookie(f"sk-{acme.slug}")
     flow_id, _ = acme.authorize(signed_in, acme.application(), prompt=frozenset({"select_account"}))
     acme.through(signed_in, flow_id, acme.sessions()[0].provider_id or "")
     assert signed_in.cookie(f"sk-{acme.slug}") != before
-    first, second = acme.sessions()
-    assert (first.end_reason, second.ended_at) == ("replaced", None)
+    assert acme.live(signed_in) is not None and len(acme.sessions()) == 1
     stale = acme.browser()
     stale.client.set_cookie(f"sk-{acme.slug}", before or "")
     assert acme.live(stale) is None
 
 
-def test_the_same_persons_grants_go_on_in_the_new_session_and_anothers_end(acme: Stage, signed_in: Browser) -> None:
+def test_the_same_persons_session_goes_on_with_its_grants_and_anothers_ends(acme: Stage, signed_in: Browser) -> None:
     kept = grant(acme, "openid")
     before = acme.live(signed_in)
     assert before is not None
 
-    def again(user_id: str) -> str:
-        with acme.app.test_request_context(), acme.unit():
-            return sessions.begin(user_id, provider_id=None, amr=["pwd"], replacing=before)[0].id
+    def again(user_id: str) -> Session:
+        with acme.app.test_request_context(), acme.unit() as session:
+            began, _ = sessions.begin(user_id, provider_id=None, amr=["pwd"], replacing=before)
+            session.expunge(began)
+            return began
 
-    second = again(before.user_id)
-    assert grants(acme) == {kept: (True, second)}
-    with acme.unit() as session:
-        session.execute(sa.update(Session).where(Session.id == before.id).values(ended_at=None))
-        session.execute(sa.update(Grant).values(session_id=before.id))
-    again(acme.user())
-    assert grants(acme) == {kept: (False, before.id)}
+    same = again(before.user_id)
+    assert (same.id, same.amr, same.provider_id, same.upstream) == (before.id, ["pwd"], None, None)
+    assert same.auth_time > before.auth_time and grants(acme) == {kept: (True, before.id)}
+    other = again(acme.user())
+    assert other.id != before.id and grants(acme) == {kept: (False, before.id)}
+    assert [one.end_reason for one in acme.sessions()] == ["replaced", None]
+    revived = again(before.user_id)
+    assert revived.id not in (before.id, other.id)
 
 
 @pytest.mark.parametrize("everything", [False, True])
