@@ -83,7 +83,6 @@ class Story:
         self.signing_in.sign_in()
         self.read_again()
         self.follow()
-        self.signing_in.shut_out()
         self.hold()
         self.conclude()
 
@@ -227,6 +226,7 @@ class Story:
             path = organisation.write(self.stage.path / "acme-next-day.ldif")
             run = self.imported(step, path)
             step.expect((1, 1), (run["removed"], run["disabled"]), "removed and disabled")
+            self.signing_in.shut_out(step)
             self.compare_served(step)
             self.wait_for_push(step)
             self.compare_receiver(step, gone=frozenset({leaver, disabled}))

@@ -1,7 +1,7 @@
 """Signing keys, clients' secrets, and what grants leave behind: codes, refresh tokens, revocations, consents.
 
 Codes, refresh tokens and client secrets are 256 random bits stored as SHA-256 digests, unique in the platform because
-they are found before their tenant. `oidc.keys` writes signing keys, `oidc.grants` grants and their tokens,
+they are found before their tenant. `oidc.keys` writes signing keys, `oidc.families` grants and their tokens,
 `broker.credentials` client secrets, `broker.registry` service accounts.
 """
 

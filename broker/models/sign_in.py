@@ -1,6 +1,6 @@
 """People signing in: sessions, sign-ins under way, local passwords, the count of failures, what may happen once.
 
-`broker.sign_in` writes sessions, flows and attempts, `broker.credentials` passwords.
+`broker.sign_in` writes sessions, flows and what is used once, `broker.passwords` passwords and attempts.
 """
 
 from __future__ import annotations
