@@ -32,6 +32,7 @@ def running(
         yield two
 
 
+@pytest.mark.timeout(300)
 def test_three_rotations_under_load_refuse_nothing_to_any_validator(running: Live, web: Flask) -> None:
     def rotate() -> Mapping[str, str] | float:
         with web.app_context(), acting(system("test")):

@@ -40,6 +40,7 @@ SCOPES = "openid profile email offline_access scaikey:read scim"
 VERIFIER = "v" * 43
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 ONWARD = re.compile(r'href="(http[^"]+)"')
+pytestmark = pytest.mark.timeout(300)
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 ENOUGH = 3
 """Answers of each process to each use, before and after."""
@@ -357,8 +358,8 @@ def switch_off(running: Live, what: str, deed: Callable[[], object], mine: Mappi
         deed()
         answered = time.monotonic()
         load.wait(answered)
-    table = Table(title=f"{what}: from the disabling answer to the last that accepted", title_justify="left")
-    for heading in ("path", "last accepted, ms", "accepted before", "refused after"):
+    table = Table(title=what, title_justify="left")
+    for heading in ("path", "last accepted, ms after the answer", "accepted before", "refused after"):
         table.add_column(heading, justify="left" if heading == "path" else "right")
     late = {}
     for name in mine:
