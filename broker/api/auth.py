@@ -16,7 +16,7 @@ from broker.api.door import api, body, json
 from broker.api.shapes import Instant, fields, take
 from broker.context import Actor, current_actor
 from broker.doors import About
-from broker.errors import AuthenticationRequired
+from broker.errors import AuthenticationRequired, Forbidden
 from broker.policy import Action
 from oidc import claims, introspection
 from oidc.tokens import LARGEST
@@ -60,7 +60,7 @@ def whoami() -> Response:
     token of ours, whatever its audience."""
     actor = current_actor()
     if actor.kind == "scim_token":
-        raise AuthenticationRequired(note="a SCIM token is nobody")
+        raise Forbidden("A SCIM token stands for nobody")
     shown = {
         "identity_type": actor.kind,
         "tenant_id": actor.tenant_id,

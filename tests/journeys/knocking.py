@@ -83,7 +83,7 @@ BODIES: dict[tuple[str, str], Body] = {
     ),
     ("PATCH", "/applications/<application_id>/assignments/<assignment_id>"): Body(lambda o: {"roles": ["changed"]}),
     ("POST", "/applications/<application_id>/secrets"): Body(lambda o: {"overlap": 60}),
-    ("POST", "/auth/introspect"): Body(lambda o: {"token": "skt_nobody"}),
+    ("POST", "/auth/introspect"): Body(lambda o: {"token": o.get("token", "skt_nobody")}),
     ("POST", "/domains"): Body(lambda o: {"name": "new.example"}),
     ("PATCH", "/domains/<domain_id>"): Body(lambda o: {"verified": True}),
     ("POST", "/domains/<domain_id>/verify"): NONE,

@@ -88,6 +88,8 @@ class Matrix:
                 yield from self._in_tenants(template, principal)
             case "partner":
                 yield from self._at_partners(template, principal)
+            case "self":
+                yield from self._with_himself(template, principal)
             case _:
                 yield from self._anywhere(template, principal)
 
@@ -231,6 +233,20 @@ class Matrix:
                 )
                 twin = compose(template, token=principal.token, place=None, way="", path=NOBODY, body=NOBODY)
                 yield Case(principal, template, ask, frozenset(), refused=True, twin=twin)
+
+    def _with_himself(self, template: Template, principal: Principal) -> Iterator[Case]:
+        """Routes about whoever asks: he is shown himself, and a stranger's token is no token."""
+        asking = template.route.action is Action.INTROSPECT
+        may = principal.token.startswith("skt_") and not (asking and principal.name.endswith(" only"))
+        shown = self.realm.shown_at(principal.home) if may else frozenset()
+        where = {"token": principal.token, "place": None, "way": "", "path": NOBODY}
+        yield Case(principal, template, compose(template, **where), shown, refused=not may)
+        if asking:
+            twin = compose(template, **where)
+            abroad = [one.token for one in self.realm.principals.values() if one.home != principal.home]
+            for token in self._some(2, abroad, f"{template} of"):
+                ask = compose(template, **where, body={"token": token})
+                yield Case(principal, template, ask, frozenset(), refused=not may, twin=twin)
 
     def _ways(self, template: Template, there: Holding, principal: Principal | None) -> Iterator[str]:
         """How the tenant is named; empty is not at all, which means the credential's own."""

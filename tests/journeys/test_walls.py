@@ -140,6 +140,9 @@ def test_a_credential_that_is_no_longer_good_opens_nothing(realm: Realm, ledger:
         for principal in realm.dead.values():
             way = WAYS[template.route.context][0]
             answer = knock(realm.app, compose(template, token=principal.token, place=acme, way=way, path=acme.things))
+            if principal.name == "for another audience" and template.route.deed.any_audience:
+                assert answer.status == 200, str(template)
+                continue
             assert answer.status == 401, (str(template), principal.name, answer.status)
             assert not realm.owners_in(answer.text), (str(template), principal.name)
             code = "token_expired" if principal.name == "expired" else "authentication_required"

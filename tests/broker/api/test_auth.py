@@ -84,7 +84,8 @@ def test_whoami_answers_a_platform_client_that_names_no_tenant(acme: Cast) -> No
 def test_whoami_is_for_nobody_else(acme: Cast) -> None:
     with unit(acme.acme), acting(system("test")):
         _, scim = credentials.mint_scim_token({"name": "Entra"})
-    for token in (scim, sign_in(acme.acme, make_user(acme.acme)).id_token(), "skt_x", "eyJ.e30.x"):
+    assert code(caller(acme, scim).get("/auth/whoami")) == (403, "access_denied")
+    for token in (sign_in(acme.acme, make_user(acme.acme)).id_token(), "skt_x", "eyJ.e30.x"):
         assert code(caller(acme, token).get("/auth/whoami")) == (401, "authentication_required")
     assert code(acme.nobody.get("/auth/whoami")) == (401, "authentication_required")
 
