@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from broker.db import unit
 from broker.models import AuthorizationCode, Event, Grant, RefreshToken
 from oidc.tokens import Issuer
 from tests.conftest import World
-from tests.oidc.party import BACK, Party, Pkce, answered, basic, make_app, party
+from tests.oidc.party import BACK, Party, Pkce, answered, basic, make_app, make_service_account, party
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def test_2_3_an_access_token_is_for_one_audience(wiki: Party, web: Flask, world: World) -> None:
+def test_2_3_4_9_and_4_10_an_access_token_is_for_one_audience(wiki: Party, web: Flask, world: World) -> None:
     """And an application's own token opens neither the admin API nor SCIM."""
     token = wiki.signed_in()["access_token"]
     assert jwt_claims(token)["aud"] == wiki.app.client_id
@@ -291,6 +292,24 @@ def test_4_2_4_and_4_5_a_code_shown_twice_ends_all_that_came_of_it(wiki: Party, 
         assert session.scalars(sa.select(Grant.end_reason)).one() == "code_reused"
 
 
+def test_4_2_and_4_3_answers_leave_no_trace_with_others(wiki: Party) -> None:
+    """No Referer that tells the code, and nothing a cache may keep."""
+    for answer in (wiki.authorize(), wiki.authorize(scope="unknown")):
+        assert answer.headers["Referrer-Policy"] == "no-referrer" and answer.headers["Cache-Control"] == "no-store"
+    page = wiki.authorize(response_mode="form_post")
+    assert page.headers["Referrer-Policy"] in ("no-referrer", "same-origin")
+    assert page.headers["Cache-Control"] == "no-store"
+
+
+def test_4_6_the_id_token_names_the_access_token_and_the_request_it_answers(wiki: Party) -> None:
+    body = wiki.signed_in(nonce="n-1")
+    claims = jwt_claims(body["id_token"])
+    half = hashlib.sha256(body["access_token"].encode()).digest()[:16]
+    assert claims["at_hash"] == base64.urlsafe_b64encode(half).decode().rstrip("=")
+    assert claims["nonce"] == "n-1" and claims["aud"] == claims["azp"] == wiki.app.client_id
+    assert "nonce" not in jwt_claims(wiki.signed_in(nonce=None)["id_token"])
+
+
 def test_4_4_every_authorization_response_names_its_issuer(wiki: Party, web: Flask, world: World) -> None:
     """Mix-up: the client sees whose answer it is, of a success as of an error."""
     assert answered(wiki.authorize())["iss"] == wiki.issuer.url
@@ -381,7 +400,7 @@ def test_4_8_2_a_downgrade_of_pkce_is_refused_at_both_ends(wiki: Party) -> None:
     assert wiki.redeem(wiki.code(pkce), pkce).status_code == 200
 
 
-def test_4_10_what_is_no_token_of_ours_is_refused(wiki: Party) -> None:
+def test_rfc_8725_what_is_no_access_token_of_ours_is_refused(wiki: Party) -> None:
     """Forged and confused tokens: alg none, HMAC with the public key, an ID token for an access token, another key."""
     body = wiki.signed_in()
     good, claims = body["access_token"], jwt_claims(body["access_token"])
@@ -429,7 +448,7 @@ def test_4_12_redirects_are_303(wiki: Party) -> None:
     assert answer.status_code == 303 and "code=" in answer.headers["Location"]
 
 
-def test_4_13_and_4_3_1_tokens_are_taken_from_no_url(wiki: Party) -> None:
+def test_4_3_2_tokens_and_codes_are_taken_from_no_url(wiki: Party) -> None:
     token = wiki.signed_in()["access_token"]
     assert wiki.client.get(wiki.path("userinfo"), query_string={"access_token": token}).status_code == 401
     assert wiki.client.post(wiki.path("userinfo"), data={"access_token": token}).status_code == 200
@@ -441,6 +460,32 @@ def test_4_13_and_4_3_1_tokens_are_taken_from_no_url(wiki: Party) -> None:
         headers={**wiki.app.basic, "Content-Type": "application/x-www-form-urlencoded"},
     )
     assert error_of(answer) == (400, "invalid_request")
+
+
+def test_4_13_what_a_stranger_says_of_a_proxy_changes_no_issuer(wiki: Party) -> None:
+    path = urlsplit(wiki.issuer.url).path + "/.well-known/openid-configuration"
+    for name, value in (
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Proto", "gopher"),
+        ("Forwarded", "host=evil.example;proto=gopher"),
+        ("X-Forwarded-Prefix", "/evil"),
+    ):
+        assert wiki.client.get(path, headers={name: value}).json["issuer"] == wiki.issuer.url
+        answer = wiki.client.get(wiki.path("authorize"), query_string=wiki.question(Pkce()), headers={name: value})
+        assert "evil" not in answer.headers["Location"] and "gopher" not in answer.headers["Location"]
+
+
+def test_4_15_a_client_is_never_taken_for_a_person(wiki: Party, web: Flask, world: World) -> None:
+    """Its subject is its client id, which the server made, and its tokens open nothing that is a person's."""
+    account = make_service_account(world.acme, audiences=["scaikey"], scopes=["scaikey:read"])
+    form = {"grant_type": "client_credentials"}
+    token = web.test_client().post(wiki.path("token"), data=form, headers=account.basic).json["access_token"]
+    claims = jwt_claims(token)
+    assert claims["sub"] == account.client_id != wiki.user_id and claims["identity_id"].startswith("sa:")
+    assert wiki.client.get(wiki.path("userinfo"), headers=bearer(token)).status_code == 403
+    mine = wiki.signed_in()["access_token"]
+    assert jwt_claims(mine)["sub"] == wiki.user_id
+    assert wiki.client.get(wiki.path("userinfo"), headers=bearer(mine)).status_code == 200
 
 
 def test_4_14_a_refresh_token_is_for_its_client_and_its_scopes(wiki: Party, other: Party) -> None:
