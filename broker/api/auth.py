@@ -18,7 +18,7 @@ from broker.context import Actor, current_actor
 from broker.doors import About
 from broker.errors import AuthenticationRequired, Forbidden
 from broker.policy import Action
-from oidc import claims, introspection
+from oidc import claims, clients, introspection
 from oidc.tokens import LARGEST
 
 _TYPES = ("user", "service_account", "application")
@@ -74,7 +74,9 @@ def whoami() -> Response:
 
 def _identity(actor: Actor) -> dict[str, Any]:
     if actor.kind == "application":
-        return {"identity_id": f"app:{actor.name}", "display_name": actor.name, "groups": [], "roles": []}
+        client = clients.home(actor.name)
+        name = client.name if client else actor.name
+        return {"identity_id": f"app:{actor.name}", "display_name": name, "groups": [], "roles": []}
     seen = [claims.person(actor.id, audience, tenant_id=actor.tenant_id) for audience in actor.audiences]
     known = [person for person in seen if person is not None]
     if not known:

@@ -200,5 +200,7 @@ def test_a_disabled_application_is_told_to_the_person_and_not_by_redirect(web: F
 def test_what_is_later_answers_501_and_is_not_announced(wiki: Party) -> None:
     for name in ("device", "par"):
         assert wiki.client.post(wiki.path(name)).status_code == 501
+    for page in ("/console", "/console/tenants", "/t/acme/account"):
+        assert wiki.client.get(page).status_code == 501
     said = wiki.client.get(urlsplit(wiki.issuer.url).path + "/.well-known/openid-configuration").json
     assert not {"device_authorization_endpoint", "pushed_authorization_request_endpoint"} & set(said)

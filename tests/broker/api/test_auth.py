@@ -69,6 +69,7 @@ def test_whoami_takes_personal_access_tokens_and_clients_of_any_audience(acme: C
     client = make_application(acme.acme)
     shown = caller(acme, own_token(acme.acme, client, "crm")).get("/auth/whoami").get_json()
     assert (shown["identity_id"], shown["identity_type"]) == (f"app:{client.client_id}", "application")
+    assert shown["display_name"] == client.name
 
 
 def test_whoami_answers_a_platform_client_that_names_no_tenant(acme: Cast) -> None:
