@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from flask import Response
 
-from broker import running
 from broker.context import Scope, acting, current_request_id
 from broker.db import unit
 from broker.doors import About
@@ -50,7 +49,7 @@ def take_sign_out(scope: Scope) -> Response:
         return turned_away(scope, "forged", back=f"/t/{scope.slug}/sign-out")
     with acting(live.actor(), current_request_id()), unit(scope):
         sessions.end(live.id, "signed_out")
-    away = upstream.begin_sign_out(live, f"{running.config().base_url}/t/{scope.slug}/signed-out")
+    away = upstream.begin_sign_out(live, upstream.signed_out_url(scope))
     if away is None:
         answer = see_other(f"/t/{scope.slug}/signed-out")
     elif away.form is not None:

@@ -50,6 +50,11 @@ def callback_url(scope: Scope, provider_id: str) -> str:
     return f"{running.config().base_url}/t/{scope.slug}/callback/{provider_id}"
 
 
+def signed_out_url(scope: Scope) -> str:
+    """Where an upstream sends people back to after signing out there."""
+    return f"{running.config().base_url}/t/{scope.slug}/signed-out"
+
+
 def depart(under_way: Flow, step: Depart) -> Departure | Failed:
     """Where the browser goes to sign in at the upstream. Opens units of work of its own, and none while it asks."""
     with unit(under_way.scope):

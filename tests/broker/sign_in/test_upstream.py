@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -46,6 +47,18 @@ def test_an_answer_counts_once(acme: Stage) -> None:
     assert browser.get(callback).status_code == 303
     assert lost(browser.get(callback))
     assert len(acme.sessions()) == 1
+
+
+def test_of_answers_that_arrive_together_one_counts(acme: Stage) -> None:
+    acme.provider()
+    browser = acme.browser()
+    callback = departed(acme, browser)
+    tabs = [acme.browser() for _ in range(4)]
+    for tab in tabs:
+        tab.client.set_cookie(f"sk_flow-{acme.slug}", browser.cookie(f"sk_flow-{acme.slug}") or "")
+    with ThreadPoolExecutor(len(tabs)) as threads:
+        answers = list(threads.map(lambda tab: tab.get(callback).status_code, tabs))
+    assert sorted(answers) == [303, 400, 400, 400] and len(acme.sessions()) == 1
 
 
 def test_an_answer_counts_in_the_browser_that_left(acme: Stage) -> None:
