@@ -220,7 +220,7 @@ CONFIG = scim.ServiceProviderConfig(
     patch=scim.Patch(supported=True),
     bulk=scim.Bulk(supported=False, max_operations=0, max_payload_size=0),
     filter=scim.Filter(supported=True, max_results=MAX_RESULTS),
-    change_password=scim.ChangePassword(supported=False),
+    change_password=scim.ChangePassword(supported=True),
     sort=scim.Sort(supported=True),
     etag=scim.ETag(supported=True),
     authentication_schemes=[

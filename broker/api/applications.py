@@ -182,8 +182,10 @@ def change_application(application_id: str) -> Response:
     about=About(takes=RotationShape, gives=SecretShape, status=201),
 )
 def rotate_application_secret(application_id: str) -> Response:
-    """Make a new client secret, shown in this answer only. Earlier ones work for `overlap` seconds longer, a day unless
-    said otherwise; with 0 they end now."""
+    """Make a new client secret, shown in this answer only.
+
+    Earlier ones work for `overlap` seconds longer, a day unless said otherwise; with 0 they end now.
+    """
     application = access.fetch(Application, application_id, to=Action.APPLICATION_WRITE)
     overlap = timedelta(seconds=take(RotationShape, body())["overlap"])
     if application.token_endpoint_auth_method not in SECRET_METHODS:

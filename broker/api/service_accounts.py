@@ -80,8 +80,10 @@ def list_service_accounts() -> Response:
     about=About(takes=ServiceAccountShape, gives=NewServiceAccountShape, status=201),
 )
 def create_service_account() -> Response:
-    """Make a service account. `client_secret` is shown in this answer only; a token that names no audience is for the
-    first of `audiences`."""
+    """Make a service account. `client_secret` is shown in this answer only.
+
+    A token that names no audience is for the first of `audiences`.
+    """
     values = {"scopes": [], **take(ServiceAccountShape, body())}
     _check_carried(values["scopes"])
     registry.check_new(values)
@@ -142,8 +144,10 @@ def remove_service_account(account_id: str) -> Response:
     about=About(takes=RotationShape, gives=SecretShape, status=201),
 )
 def rotate_service_account_secret(account_id: str) -> Response:
-    """Make a new client secret, shown in this answer only. Earlier ones work for `overlap` seconds longer, a day unless
-    said otherwise; with 0 they end now."""
+    """Make a new client secret, shown in this answer only.
+
+    Earlier ones work for `overlap` seconds longer, a day unless said otherwise; with 0 they end now.
+    """
     account = access.fetch(ServiceAccount, account_id, to=Action.SERVICE_ACCOUNT_WRITE)
     overlap = timedelta(seconds=take(RotationShape, body())["overlap"])
     made, secret = credentials.mint_client_secret(service_account_id=account.id, overlap=overlap)

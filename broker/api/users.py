@@ -30,8 +30,10 @@ class PasswordShape(Schema):
     about=About(takes=PasswordShape, status=204),
 )
 def set_password(user_id: str) -> Response:
-    """Set the password of a local account and end its sessions. Not for people who sign in at an upstream, nor for
-    holders of a wider role than one's own."""
+    """Set the password of a local account and end its sessions.
+
+    Not for people who sign in at an upstream, nor for holders of a wider role than one's own.
+    """
     user = access.fetch(User, user_id, to=Action.PASSWORD_WRITE)
     password = take(PasswordShape, body())["password"]
     if not at_least_as_wide(current_actor(), access.grants_of(user.id), Where.of(current_scope())):

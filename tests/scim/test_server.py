@@ -509,7 +509,7 @@ def test_what_is_not_served_is_501_and_not_announced(acme: Scim) -> None:
         name: config[name]["supported"] for name in ("patch", "bulk", "filter", "changePassword", "sort", "etag")
     }
     assert announced == {
-        "patch": True, "bulk": False, "filter": True, "changePassword": False, "sort": True, "etag": True,
+        "patch": True, "bulk": False, "filter": True, "changePassword": True, "sort": True, "etag": True,
     }  # fmt: skip
     assert config["filter"]["maxResults"] == 1000 and "pagination" not in config
     assert [each["name"] for each in acme.get("/ResourceTypes").json["Resources"]] == [

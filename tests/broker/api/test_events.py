@@ -19,7 +19,7 @@ def items(caller: Caller, query: str = "") -> list[dict[str, Any]]:
 
 def test_an_event_says_who_what_and_in_which_request(cast: Cast) -> None:
     app = cast.acme_admin.post(
-        "/applications", {"name": "Wiki", "type": "web"}, headers={"X-Request-ID": "asked-for-42"}
+        "/applications", {"name": "Wiki", "type": "spa"}, headers={"X-Request-ID": "asked-for-42"}
     ).get_json()
     [event] = items(cast.acme_admin, "&request_id=asked-for-42")
     assert event["name"] == "application.created" and event["changed"] == ["name", "type"]
@@ -30,7 +30,7 @@ def test_an_event_says_who_what_and_in_which_request(cast: Cast) -> None:
 
 
 def test_the_log_is_filtered_by_all_it_says(cast: Cast) -> None:
-    app = cast.acme_admin.post("/applications", {"name": "Wiki", "type": "web"}).get_json()
+    app = cast.acme_admin.post("/applications", {"name": "Wiki", "type": "spa"}).get_json()
     cast.partner_admin.at(cast.acme).patch(f"/applications/{app['id']}", {"name": "Handbook"})
     admin = cast.acme_admin
     assert [event["name"] for event in items(admin, f"&resource={app['id']}")] == [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from broker import ids
@@ -15,7 +17,7 @@ from broker.db import platform_scope, unit
 from broker.directory import Admission, Directory
 from broker.directory.matching import check_rules, guid_texts
 from broker.errors import ValidationFailed
-from broker.models import IdentityProvider, Partner, RoleAssignment
+from broker.models import IdentityProvider, Partner, Password, RoleAssignment, Session
 from connectors.port import Identity
 from tests.broker.directory.conftest import Tenant, Upstream, person
 from tests.conftest import World, make_provider
@@ -383,3 +385,17 @@ def test_two_newcomers_of_one_name_at_once_are_one_person_and_one_refusal(
 
     with ThreadPoolExecutor(2) as pool:
         assert set(pool.map(arrive, ["1", "2"])) == {None, "user_name_taken"}
+
+
+def test_whoever_is_removed_is_signed_out_and_comes_back_without_a_password(acme: Tenant, login: Login) -> None:
+    id = bring(login).enter(identity(preferred_username="alice"))
+    now = datetime.now(UTC)
+    with acme.open() as session:
+        times = {"auth_time": now, "expires_at": now + timedelta(hours=1)}
+        session.add(Session(id=ids.new("ses"), user_id=id, digest=id.encode(), **times))
+        session.add(Password(user_id=id, hash="x"))
+    acme.remove("User", id)
+    assert login.enter(identity(preferred_username="alice")) == id
+    with acme.open() as session:
+        assert session.scalars(sa.select(Session.end_reason)).all() == ["user_removed"]
+        assert session.scalar(sa.select(Password.user_id)) is None
