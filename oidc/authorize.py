@@ -17,7 +17,7 @@ from authlib.oauth2.rfc6749 import InvalidRequestError, InvalidScopeError, Unaut
 from flask import Response
 
 from broker import ids, settings
-from broker.context import acting, current_request_id
+from broker.context import Scope, acting, current_request_id
 from broker.db import unit
 from broker.sign_in import flow as sign_in
 from broker.sign_in import sessions
@@ -64,20 +64,12 @@ def begin(server: Server, request: HouseRequest) -> Response:
         asked = _checked(server, request, client, redirect_uri)
     except OAuth2Error as error:
         return _refused(server, redirect_uri, request.get("response_mode"), request.get("state"), error)
-    scope, session = server.issuer.scope, None
+    scope, session = _place(server, asked)
     if scope is None:
-        known = sessions.of_browser()
-        if known is None or asked.prompt & {"select_account"}:
-            if "none" in asked.prompt:
-                nobody = OAuth2Error("Nobody is signed in", error="login_required")
-                return _refused(server, redirect_uri, asked.response_mode, asked.state, nobody)
-            return redirect(sign_in_page(asked))
-        scope, session = known.scope, known
-    else:
-        session = sessions.of_request(scope.slug or "")
-    if "none" in asked.prompt and not _is_meant(server, request, session):
-        somebody = OAuth2Error("Another person is signed in", error="login_required")
-        return _refused(server, redirect_uri, asked.response_mode, asked.state, somebody)
+        if "none" in asked.prompt:
+            nobody = OAuth2Error("Nobody is signed in", error="login_required")
+            return _refused(server, redirect_uri, asked.response_mode, asked.state, nobody)
+        return redirect(sign_in_page(asked))
     with unit(scope):
         flow = sign_in.begin(scope, asked)
         return _onward(server, flow, session)
@@ -96,13 +88,26 @@ def resume(server: Server, flow_id: str) -> Response:
         return _onward(server, flow, session)
 
 
-def _is_meant(server: Server, request: HouseRequest, session: LiveSession | None) -> bool:
-    """Whether a hint, if there is one, is an ID token of ours for the person who is signed in."""
+def _place(server: Server, asked: AuthRequest) -> tuple[Scope | None, LiveSession | None]:
+    """The tenant where the person signs in, and this browser's session there. At the platform issuer that of the one
+    session there is, if it can be the one that is meant; None: the person is to be asked."""
+    scope = server.issuer.scope
+    if scope is not None:
+        return scope, sessions.of_request(scope.slug or "")
+    known = sessions.of_browser()
+    if known is None or "select_account" in asked.prompt or asked.person not in (None, known.user_id):
+        return None, None
+    return known.scope, known
+
+
+def _person_meant(server: Server, request: HouseRequest, *, silent: bool) -> str | None:
+    """Whom a hint names. One that is no ID token of this issuer names nobody: the person is asked, where that can be,
+    for our keys pass and hints stay. Raises OAuth2Error, to be sent to the client."""
     shown = request.get("id_token_hint")
-    if shown is None or session is None:
-        return True
-    hint = TokenIssuer(server.issuer).read_hint(shown)
-    return hint is not None and hint["sub"] == session.user_id
+    hint = TokenIssuer(server.issuer).read_hint(shown) if shown else None
+    if shown and hint is None and silent:
+        raise OAuth2Error("The id_token_hint is not an ID token of this issuer", error="login_required")
+    return None if hint is None else str(hint["sub"])
 
 
 def _onward(server: Server, flow: Flow, session: LiveSession | None) -> Response:
@@ -236,6 +241,7 @@ def _checked(server: Server, request: HouseRequest, client: Client, redirect_uri
         login_hint=request.get("login_hint"),
         acr_values=request.get("acr_values"),
         third_party=client.third_party,
+        person=_person_meant(server, request, silent="none" in prompt),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
@@ -96,10 +96,12 @@ class Choose:
 
 @dataclass(frozen=True, slots=True)
 class Depart:
-    """Go to this upstream. `chosen`: on a page, whose form policy holds redirects back."""
+    """Go to this upstream. `chosen`: on a page, whose form policy holds redirects back. `another`: than the person
+    who is signed in here, and there most likely, too."""
 
     provider_id: str
     chosen: bool = False
+    another: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,11 @@ def next_step(flow: Flow, session: LiveSession | None) -> Step:
         if session.id == flow.session_id:
             return Refused("login_required", "The upstream did not ask the person to sign in again")
         return _ask_who(flow)
+    if flow.request and flow.request.person not in (None, session.user_id):
+        if silent or session.id == flow.session_id:
+            return Refused("login_required", "Another person is signed in")
+        step = _ask_who(flow)
+        return replace(step, another=True) if isinstance(step, Depart) else step
     if flow.request is None:
         return Done(session)
     about = Subject(user_id=session.user_id, application_id=flow.request.application_id, session_id=session.id)

@@ -47,6 +47,8 @@ class AuthRequest:
     third_party: bool = False
     provider: str | None = None
     """The id of the upstream to go to, where the application knows it."""
+    person: str | None = None
+    """The id of the one person who will do, where the application knows it."""
 
     def stored(self) -> dict[str, Any]:
         return {**asdict(self), "scopes": list(self.scopes), "prompt": sorted(self.prompt)}

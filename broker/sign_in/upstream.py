@@ -63,6 +63,7 @@ def depart(under_way: Flow, step: Depart) -> Departure | Failed:
         return _failed(under_way, "provider_disabled", step.provider_id, None)
     state = browser.new_secret()
     fresh = "login" in under_way.prompt or under_way.max_age == 0
+    which = step.another or "select_account" in under_way.prompt
     try:
         connector = connections.connector_of(provider)
         if connector is None:
@@ -72,7 +73,7 @@ def depart(under_way: Flow, step: Depart) -> Departure | Failed:
                 callback=callback_url(under_way.scope, provider.id),
                 state=state,
                 login_hint=under_way.name,
-                prompt="select_account" if "select_account" in under_way.prompt else None,
+                prompt="select_account" if which else None,
                 max_age=under_way.max_age,
                 fresh=fresh,
             )

@@ -9,7 +9,7 @@ from flask import Flask
 
 from broker.context import Scope
 from tests.conftest import World
-from tests.oidc.party import BACK, Party, Pkce, answered, make_app, party
+from tests.oidc.party import BACK, Party, Pkce, answered, make_app, party, sign_in
 from tests.oidc.test_rfc9700 import error_of, refused_by_page
 
 
@@ -170,6 +170,26 @@ def test_oidc_3_1_2_1_a_hint_of_somebody_else_is_no_answer_for_whoever_is_signed
     other = party(web, wiki.app, world.acme, world.acme)
     for wrong in (hint, "nonsense", other.signed_in()["access_token"]):
         assert answered(other.authorize(prompt="none", id_token_hint=wrong))["error"] == "login_required"
+
+
+def test_oidc_3_1_2_1_a_hint_asks_whoever_else_is_signed_in(
+    wiki: Party, web: Flask, world: World, platform: Scope
+) -> None:
+    hint = wiki.signed_in()["id_token"]
+    other = party(web, wiki.app, world.acme, world.acme)
+    assert "code" in answered(wiki.authorize(id_token_hint=hint))
+    assert "/sign-in?flow=" in other.authorize(id_token_hint=hint).headers["Location"]
+    with web.app_context():
+        sign_in(web, world.acme, wiki.user_id, other.client)
+    assert "code" in answered(other.authorize(id_token_hint=hint))
+    # What is no ID token of this issuer (any more) means nobody.
+    assert "code" in answered(other.authorize(id_token_hint="nonsense"))
+    app = make_app(platform, scope="GLOBAL", shared_with=(world.acme, world.globex))
+    here, there = party(web, app, None, world.acme), party(web, app, None, world.globex)
+    hint = here.signed_in()["id_token"]
+    assert "code" in answered(here.authorize(id_token_hint=hint))
+    assert "/sign-in?request=" in there.authorize(id_token_hint=hint).headers["Location"]
+    assert answered(there.authorize(id_token_hint=hint, prompt="none"))["error"] == "login_required"
 
 
 def test_oidc_3_1_2_4_a_third_partys_person_is_asked(web: Flask, world: World) -> None:

@@ -187,6 +187,38 @@ def test_signing_in_again_satisfies_who_asked_for_it(acme: Stage) -> None:
         assert isinstance(acme.step(browser, flow_id), Done)
 
 
+def test_an_application_that_means_one_person_gets_no_other(acme: Stage) -> None:
+    alice, bob = acme.user("alice"), acme.user("bob")
+    for one in (alice, bob):
+        acme.password(one, PASSWORD)
+    browser, application_id = acme.browser(), acme.application()
+
+    def signs_in(name: str, flow_id: str) -> flow.Step:
+        page = browser.get(f"/t/{acme.slug}/sign-in?flow={flow_id}")
+        assert browser.submit(page, username=name, password=PASSWORD).status_code == 303
+        return acme.step(browser, flow_id)
+
+    assert isinstance(signs_in("bob", acme.authorize(browser, application_id, person=bob)[0]), Done)
+    assert isinstance(acme.authorize(browser, application_id, person=bob)[1], Done)
+    flow_id, step = acme.authorize(browser, application_id, person=alice)
+    assert isinstance(step, Choose)
+    assert isinstance(signs_in("alice", flow_id), Done)
+    flow_id, step = acme.authorize(browser, application_id, person=bob)
+    assert isinstance(step, Choose)
+    assert signs_in("alice", flow_id) == Refused("login_required", "Another person is signed in")
+
+
+def test_an_upstream_is_asked_for_another_account_than_the_one_that_will_not_do(
+    acme: Stage, signed_in: Browser
+) -> None:
+    flow_id, step = acme.authorize(signed_in, acme.application(), person="usr_somebody")
+    assert isinstance(step, Depart) and step.another
+    assert "prompt=select_account" in location(signed_in.get(f"/t/{acme.slug}/sign-in?flow={flow_id}"))
+    flow_id, step = acme.authorize(fresh := acme.browser(), acme.application(), person="usr_somebody")
+    assert isinstance(step, Depart) and not step.another
+    assert "prompt=" not in location(fresh.get(f"/t/{acme.slug}/sign-in?flow={flow_id}"))
+
+
 def test_an_upstream_that_did_not_ask_again_is_not_believed(acme: Stage) -> None:
     acme.password(acme.user("local"), PASSWORD)
     browser = acme.browser()
