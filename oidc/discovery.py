@@ -14,7 +14,7 @@ from oidc.authentication import METHODS
 from oidc.authorize import PROMPTS, RESPONSE_MODES
 from oidc.client_keys import ALGORITHMS
 from oidc.provider import GRANT_TYPES
-from oidc.tokens import Issuer
+from oidc.tokens import ACR, Issuer
 
 CLAIMS = (
     "sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "azp", "at_hash", "sid", "tenant_id",
@@ -43,6 +43,7 @@ def document(issuer: Issuer) -> tuple[bytes, str]:
             "response_modes_supported": RESPONSE_MODES,
             "grant_types_supported": GRANT_TYPES,
             "subject_types_supported": ["public"],
+            "acr_values_supported": [ACR],
             "id_token_signing_alg_values_supported": ["RS256", "ES256"],
             "token_endpoint_auth_methods_supported": METHODS,
             "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,

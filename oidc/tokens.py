@@ -205,7 +205,6 @@ class TokenIssuer:
         scopes: Collection[str],
         nonce: str | None = None,
         access_token: str | None = None,
-        code: str | None = None,
     ) -> str:
         """An ID token (OpenID Connect Core section 2) that tells this client who signed in, and how."""
         now = int(time.time())
@@ -224,8 +223,6 @@ class TokenIssuer:
             claims["nonce"] = nonce
         if access_token is not None:
             claims["at_hash"] = _half_hash(access_token)
-        if code is not None:
-            claims["c_hash"] = _half_hash(code)
         return _sign(claims, client.id_token_alg, ID_TOKEN)
 
     def read(self, token: str, *, audience: str | None) -> Claims:

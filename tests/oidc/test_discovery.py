@@ -47,6 +47,7 @@ def test_each_form_of_discovery_tells_of_its_issuer(web: Flask, world: World, ge
         assert said["issuer"] == issuer.url
         assert said["token_endpoint"] == issuer.url + "/oauth/token"
         assert said["jwks_uri"] == issuer.url + "/oauth/jwks"
+        assert said["acr_values_supported"] == ["1"]
     assert get("/.well-known/openid-configuration").data == get(well_known(PLATFORM)[0]).data
 
 

@@ -119,7 +119,7 @@ def test_a_platform_client_that_names_no_tenant_has_none(acme: Cast) -> None:
 
 
 def test_an_id_token_is_for_its_client_and_bound_to_what_came_with_it(acme: Cast, alice: SignedIn) -> None:
-    token = alice.id_token(nonce="n-1", access_token="access", code="code", scopes=("openid",))
+    token = alice.id_token(nonce="n-1", access_token="access", scopes=("openid",))
     header, said = decoded(token)
     assert header["typ"] == "JWT"
     assert said == {
@@ -131,7 +131,6 @@ def test_an_id_token_is_for_its_client_and_bound_to_what_came_with_it(acme: Cast
         "iat": said["iat"],
         "nonce": "n-1",
         "at_hash": half("access"),
-        "c_hash": half("code"),
         "tenant_id": acme.acme.tenant_id,
         "sid": alice.session_id,
         "auth_time": int(alice.auth.auth_time.timestamp()),
