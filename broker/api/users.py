@@ -1,4 +1,7 @@
-"""`/users/{id}/password`: what of a person SCIM does not know. People themselves are read and written through SCIM."""
+"""`/users/{id}/password`: what SCIM does not know of a person. People themselves are read and written through SCIM.
+
+What may be a password, and who may have one, is `broker.passwords`'; who may set whose is said here.
+"""
 
 from __future__ import annotations
 
