@@ -239,7 +239,7 @@ def _checked(server: Server, request: HouseRequest, client: Client, redirect_uri
         prompt=prompt,
         max_age=None if max_age is None else int(max_age),
         login_hint=request.get("login_hint"),
-        acr_values=request.get("acr_values"),
+        provider=request.get("provider"),
         third_party=client.third_party,
         person=_person_meant(server, request, silent="none" in prompt),
     )

@@ -54,7 +54,8 @@ def take_sign_in(scope: Scope) -> Response:
     if "provider" in request.form:
         with unit(scope):
             flow.choose(under_way, request.form["provider"])
-        return see_other(_here(under_way))
+        # `form`: whoever leaves for an upstream from here still has our form's policy upon him.
+        return see_other(_here(under_way) + "&form")
     username, password = request.form.get("username", "").strip(), request.form.get("password", "")
     with unit(scope):
         home = realms.ways().home_of(username)

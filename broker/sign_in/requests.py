@@ -43,7 +43,6 @@ class AuthRequest:
     prompt: frozenset[str] = frozenset()
     max_age: int | None = None
     login_hint: str | None = None
-    acr_values: str | None = None
     third_party: bool = False
     provider: str | None = None
     """The id of the upstream to go to, where the application knows it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from broker.db import unit
 from broker.models import Application, Consent, Session
 from broker.sign_in import flow
 from broker.sign_in.flow import AskConsent, Barred, Choose, Depart, Done, Refused
-from tests.broker.sign_in.stage import Browser, Stage, location
+from tests.broker.sign_in.stage import REDIRECT, Browser, Stage, location
 
 PASSWORD = "long enough and nobody's"
 
@@ -86,6 +87,37 @@ def test_home_realm_discovery(
     else:
         assert isinstance(step, Choose) and [one.name for one in step.upstreams] == list(claims)
         assert step.ask_password == (comes == "password")
+
+
+def test_an_application_names_the_upstream_by_its_id(acme: Stage, globex: Stage) -> None:
+    _, named, elsewhere = acme.provider("First"), acme.provider("Second"), globex.provider()
+    asked = {
+        "response_type": "code",
+        "client_id": acme.application(redirect_uris=[REDIRECT]),
+        "redirect_uri": REDIRECT,
+        "code_challenge": "c" * 43,
+        "code_challenge_method": "S256",
+    }
+    issuer = f"/api/v1/auth/tenants/{acme.slug}"
+    for provider, goes in ((named, True), ("", False), ("idp_nothing", False), ("Second", False), (elsewhere, False)):
+        browser = acme.browser()
+        page = browser.get(f"{issuer}/oauth/authorize?{urlencode({**asked, 'provider': provider})}")
+        answer = browser.get(location(page))
+        if goes:
+            assert answer.status_code == 303 and location(answer).startswith(acme.issuer)
+        else:
+            assert answer.status_code == 200 and "First" in answer.get_data(as_text=True)
+
+
+def test_whoever_chooses_the_upstream_that_was_named_leaves_by_a_page(acme: Stage) -> None:
+    """Browsers hold redirects to the policy of the form before them."""
+    named, browser = acme.provider(), acme.browser()
+    flow_id, step = acme.authorize(browser, acme.application(), provider=named)
+    assert step == Depart(named)
+    browser.get(f"/t/{acme.slug}/sign-in?flow={flow_id}")
+    page = browser.get(f"/t/{acme.slug}/sign-in?flow={flow_id}")
+    left = browser.get(location(browser.submit(page, provider=named)))
+    assert left.status_code == 200 and location(left).startswith(acme.issuer)
 
 
 def test_a_hint_that_the_person_confirms_leads_home(acme: Stage) -> None:
