@@ -180,15 +180,6 @@ def client_secret_valid(secret: str, digests: Iterable[bytes]) -> bool:
     return valid
 
 
-def valid_client_secrets(*, application_id: str | None = None, service_account_id: str | None = None) -> list[bytes]:
-    """The digests of a client's secrets that are valid now, in the open unit's tenant."""
-    found = sa.select(ClientSecret.digest).where(
-        _of_client(application_id, service_account_id),
-        sa.or_(ClientSecret.expires_at.is_(None), ClientSecret.expires_at > sa.func.now()),
-    )
-    return list(db.session().scalars(found))
-
-
 def _of_client(application_id: str | None, service_account_id: str | None) -> sa.ColumnElement[bool]:
     if (application_id is None) == (service_account_id is None):
         raise ValueError("a client is an application or a service account")

@@ -108,10 +108,6 @@ class NotImplementedHere(Problem):
     code, status, title = "not_implemented", 501, "This is not implemented"
 
 
-class UpstreamRefused(Problem):
-    code, status, title = "upstream_refused", 502, "The upstream refused"
-
-
 class UpstreamUnavailable(Problem):
     code, status, title = "upstream_unavailable", 503, "The upstream is unavailable"
 

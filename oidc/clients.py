@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
 from authlib.oauth2.rfc6749 import ClientMixin
@@ -114,9 +114,6 @@ class Client(ClientMixin):  # type: ignore[misc]
     @property
     def is_public(self) -> bool:
         return "none" in self.auth_methods
-
-    def acting_in(self, scope: Scope) -> Client:
-        return replace(self, scope=scope)
 
     def subject(self) -> Subject:
         """Whom `may_receive_tokens` is asked about when the client acts for itself."""

@@ -6,7 +6,7 @@ Parameters of a POST are those of its body alone: what stands in a URL ends in l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from authlib.oauth2 import OAuth2Request
@@ -54,10 +54,10 @@ class HouseRequest(OAuth2Request):  # type: ignore[misc]
     def get(self, name: str) -> str | None:
         return self.form.get(name)
 
-    def check_form(self, but: Iterable[str] = ()) -> None:
+    def check_form(self) -> None:
         """Raises InvalidRequestError for a parameter given twice or too long, or that is no readable text."""
         for name, values in self.payload.datalist.items():
-            if len(values) > 1 and name not in _REPEATABLE and name not in but:
+            if len(values) > 1 and name not in _REPEATABLE:
                 raise InvalidRequestError("A parameter is given more than once")
             for value in values:
                 if len(value) > LONGEST or not value.isprintable():
@@ -81,11 +81,6 @@ def of_body(request: Request) -> HouseRequest:
     if request.mimetype != "application/x-www-form-urlencoded":
         raise InvalidRequestError("Send application/x-www-form-urlencoded")
     return read
-
-
-def of_values(values: Mapping[str, str]) -> HouseRequest:
-    """A request that was kept, to be checked once more."""
-    return HouseRequest("GET", {}, {name: [value] for name, value in values.items()})
 
 
 def _headers(request: Request) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -19,7 +20,7 @@ from broker.context import Scope, acting, system
 from broker.db import db, platform_scope, unit
 from broker.directory import Directory
 from broker.embedded import Services
-from broker.models import Partner, RoleAssignment
+from broker.models import ClientSecret, Partner, RoleAssignment
 from broker.registry import partners
 
 if TYPE_CHECKING:
@@ -146,6 +147,19 @@ def make_token(scope: Scope, user_id: str, **options: Any) -> str:
     options.setdefault("scopes", EVERY_SCOPE)
     with unit(scope), acting(system("test")):
         return credentials.mint_pat(user_id, name="test", **options)[1]
+
+
+def client_secrets(owner_id: str) -> list[bytes]:
+    """The digests of the secrets that a client of the open unit's tenant may show now."""
+    found = (
+        db.session()
+        .query(ClientSecret)
+        .filter(
+            sa.or_(ClientSecret.application_id == owner_id, ClientSecret.service_account_id == owner_id),
+            sa.or_(ClientSecret.expires_at.is_(None), ClientSecret.expires_at > sa.func.now()),
+        )
+    )
+    return [row.digest for row in found]
 
 
 def give_role(scope: Scope, principal_id: str, role: str, reach: str | None) -> None:

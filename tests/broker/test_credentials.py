@@ -16,12 +16,12 @@ from broker.credentials import (
     client_secret_valid,
     forget_client_secrets,
     mint_client_secret,
-    valid_client_secrets,
 )
 from broker.db import unit
 from broker.errors import Conflict, ValidationFailed
 from broker.models import ClientSecret, Event
 from broker.registry import applications
+from tests.casting import client_secrets
 from tests.conftest import World
 
 
@@ -33,7 +33,7 @@ def application(world: World) -> Iterator[str]:
 
 
 def holds(secret: str, application: str) -> bool:
-    return client_secret_valid(secret, valid_client_secrets(application_id=application))
+    return client_secret_valid(secret, client_secrets(application))
 
 
 def test_a_secret_is_kept_as_a_digest_only(application: str) -> None:
@@ -67,7 +67,7 @@ def test_few_are_valid_at_once_and_a_rotation_without_overlap_always_works(appli
     with pytest.raises(Conflict, match="overlap of 0"):
         mint_client_secret(application_id=application)
     _, secret = mint_client_secret(application_id=application, overlap=timedelta(0))
-    assert valid_client_secrets(application_id=application) == [credentials.client_secret_digest(secret)]
+    assert client_secrets(application) == [credentials.client_secret_digest(secret)]
 
 
 @pytest.mark.parametrize("overlap", [timedelta(seconds=-1), timedelta(days=31)])

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from broker.context import Scope
-from broker.credentials import client_secret_valid, valid_client_secrets
+from broker.credentials import client_secret_valid
 from broker.db import unit
 from tests.broker.api.test_applications import make, new
-from tests.casting import Caller, Cast, code
+from tests.casting import Caller, Cast, client_secrets, code
 
 OPEN = {"token_endpoint_auth_method": "none"}
 
@@ -224,7 +224,7 @@ def test_a_shared_application_keeps_its_audience_to_itself(cast: Cast) -> None:
 
 def valid(scope: Scope, application_id: str, secret: str) -> bool:
     with unit(scope):
-        return client_secret_valid(secret, valid_client_secrets(application_id=application_id))
+        return client_secret_valid(secret, client_secrets(application_id))
 
 
 def test_a_secret_is_shown_once_and_rotated_with_an_overlap(cast: Cast) -> None:

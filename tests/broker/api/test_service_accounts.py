@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from broker.context import Scope
-from broker.credentials import client_secret_valid, valid_client_secrets
+from broker.credentials import client_secret_valid
 from broker.db import platform_scope, unit
 from broker.models import ClientSecret, Event, Partner, ServiceAccount, User
 from broker.standing import Subject, may_receive_tokens, standing
-from tests.casting import Caller, Cast, code, make_token
+from tests.casting import Caller, Cast, client_secrets, code, make_token
 
 PATH = "/service-accounts"
 
@@ -29,7 +29,7 @@ def make(caller: Caller, name: str = "reporting", **fields: Any) -> dict[str, An
 
 def valid(scope: Scope, account_id: str, secret: str) -> bool:
     with unit(scope):
-        return client_secret_valid(secret, valid_client_secrets(service_account_id=account_id))
+        return client_secret_valid(secret, client_secrets(account_id))
 
 
 def verdict(scope: Scope, account_id: str) -> str | None:
