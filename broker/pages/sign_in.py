@@ -18,7 +18,7 @@ from broker.db import unit
 from broker.doors import About
 from broker.pages import faces, refusals
 from broker.pages.door import door, source
-from broker.pages.tenant import brand, of_tenant, see_other, turned_away, words_of
+from broker.pages.tenant import brand, of_tenant, publisher, see_other, turned_away, words_of
 from broker.pages.words import gettext as _
 from broker.policy import Action
 from broker.sign_in import browser, flow, realms, sessions, upstream
@@ -94,7 +94,7 @@ def show_consent(scope: Scope) -> Response:
         action=f"/t/{scope.slug}/consent?flow={under_way.id}",
         csrf=under_way.csrf(),
         application=under_way.request.client_name,
-        publisher=None,
+        publisher=publisher(scope, under_way.request.application_id),
         scopes=step.scopes,
         user=live.user_name,
         then=_then(under_way),

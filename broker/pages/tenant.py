@@ -9,13 +9,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Response, redirect
 
 from broker import access
 from broker.context import Scope
 from broker.db import db, unit
 from broker.errors import NotFound
-from broker.models import Partner, Tenant
+from broker.models import ApplicationAccess, Partner, Tenant
 from broker.pages import refusals
 from broker.pages.faces import Brand, brand_of
 from broker.sign_in import flow
@@ -57,6 +58,19 @@ def brand(scope: Scope) -> Brand:
     if tenant is None:
         raise NotFound
     return brand_of(tenant.name, tenant.branding, partner.branding if partner else {})
+
+
+def publisher(scope: Scope, application_id: str) -> str | None:
+    """The name of the tenant that keeps an application, where it is another one. Opens units of work of its own."""
+    with unit(scope) as session:
+        keeps = session.scalar(
+            sa.select(ApplicationAccess.owner_tenant_id).where(ApplicationAccess.application_id == application_id)
+        )
+    owner = access.scope_for_tenant(keeps) if keeps not in (None, scope.tenant_id) else None
+    if owner is None:
+        return None
+    with unit(owner) as session:
+        return session.scalar(sa.select(Tenant.name).where(Tenant.id == owner.tenant_id))
 
 
 def turned_away(

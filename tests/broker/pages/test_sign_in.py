@@ -6,14 +6,17 @@ import re
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
 from broker.context import Scope
-from broker.models import Assignment
+from broker.db import unit
+from broker.models import Assignment, Tenant
 from broker.sign_in import requests
 from broker.sign_in.requests import Asked
 from tests.broker.sign_in.stage import REDIRECT, Browser, Stage, location
 from tests.casting import Cast, make_group, make_user
+from tests.oidc.party import make_app
 
 PASSWORD = "long enough and nobody's"
 
@@ -138,6 +141,21 @@ def test_consent_names_the_application_and_what_it_asks_and_no_is_no(acme: Stage
     answer = browser.submit(page, decision="deny")
     assert location(answer).endswith(f"/oauth/authorize?flow={flow_id}")
     assert acme.step(browser, flow_id).error == "access_denied"  # type: ignore[union-attr]
+
+
+def test_consent_names_who_keeps_an_application_that_is_not_the_tenants_own(
+    acme: Stage, cast: Cast, local: str
+) -> None:
+    with acme.app.app_context():
+        with unit(cast.home) as session:
+            keeper = session.scalars(sa.select(Tenant.name)).one()
+        theirs = make_app(cast.home, scope="PARTNER", third_party=True, shared_with=(cast.acme,)).id
+    browser = acme.browser()
+    browser.submit(fresh(acme, browser), username="alice", password=PASSWORD)
+    for application_id, named in ((theirs, True), (acme.application(third_party=True), False)):
+        flow_id, _ = acme.authorize(browser, application_id, third_party=True)
+        page = text(browser.get(f"/t/{acme.slug}/consent?flow={flow_id}"))
+        assert (f"Published by <bdi>{keeper}</bdi>." in page) == named and ("Published by" in page) == named
 
 
 def test_an_application_that_is_not_assigned_says_who_is_signed_in_and_leads_back(acme: Stage, local: str) -> None:
