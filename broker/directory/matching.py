@@ -35,6 +35,8 @@ MOST_VALUES = 20
 
 _MOST_CANDIDATES = 20
 _EMAIL_NUMBER = 1
+# Who writes an address into his account upstream need not have the mailbox.
+_CLAIMS_OF_ADDRESSES = frozenset({"email", "emails", "mail"})
 _BY_NAME = sa.text("""
     SELECT id FROM resources WHERE tenant_id = :tenant AND name_key = ANY(:keys)
       AND type = 'User' AND removed_at IS NULL
@@ -148,10 +150,10 @@ def by_email(tenant: str, emails: Set[str]) -> list[str]:
 
 
 def _values(identity: Identity, claim: str) -> list[str]:
-    """The claim's values that can be looked for; an address that the upstream itself doubts is nobody's."""
-    if claim == "email" and _doubts(identity.attributes):
-        return []
+    """The claim's values that can be looked for; of a claim of addresses, those that the upstream vouches for."""
     values = [value for value in identity.attributes.get(claim, ()) if isinstance(value, str) and "\x00" not in value]
+    if claim.rpartition(".")[2].lower() in _CLAIMS_OF_ADDRESSES:
+        values = [value for value in values if value in identity.verified_emails]
     return [value for value in values if value.strip() and len(value.encode()) <= MAX_INDEXED][:MOST_VALUES]
 
 
@@ -223,11 +225,6 @@ def _unless_doubtful(provider: Provider, attributes: Attributes) -> Attributes:
     if not provider.sign_in or list(attributes.get("email_verified", ())) == ["true"]:
         return attributes
     return {name: values for name, values in attributes.items() if name != "email"}
-
-
-def _doubts(attributes: Attributes) -> bool:
-    told = list(attributes.get("email_verified", ()))
-    return bool(told) and told != ["true"]
 
 
 def _emails(id: str, values: Values) -> list[str]:

@@ -339,9 +339,22 @@ def test_what_another_sign_in_filled_in_matches_nobody(acme: Tenant, login: Logi
     login.change(match=[{"claim": "email", "attribute": "emails"}], match_within=[token])
     other.enter(identity("m", n="mallory", email="boss@acme.test"))
     assert acme.document(mallory)["emails"][0]["value"] == "boss@acme.test"
-    assert login.refuse(identity("b", email="boss@acme.test")) == "not_known"
+    assert login.refuse(identity("b", verified=["boss@acme.test"])) == "not_known"
     acme.put("User", boss, {"userName": "boss", "emails": [{"value": "boss@acme.test", "type": "work"}]})
-    assert login.enter(identity("b", email="boss@acme.test")) == boss
+    assert login.enter(identity("b", verified=["boss@acme.test"])) == boss
+
+
+@pytest.mark.parametrize("claim", ["email", "emails", "mail", "profile.Email"])
+@pytest.mark.parametrize("attribute", ["emails", "userName"])
+def test_an_address_matches_only_where_the_upstream_vouches_for_it(
+    acme: Tenant, ad: Upstream, login: Login, claim: str, attribute: str
+) -> None:
+    ad.pass_over(person("boss@acme.test", key="b", mail="boss@acme.test"))
+    login.change(match=check_rules([{"claim": claim, "attribute": attribute}]))
+    for word in ({}, {"email_verified": "false"}, {"email_verified": "true"}):
+        assert login.refuse(identity("m", **{claim: "boss@acme.test"}, **word)) == "not_known"
+    vouched = identity("b", verified=["boss@acme.test"], **{claim: "boss@acme.test"})
+    assert login.enter(vouched) == ad.resource("b")
 
 
 @pytest.mark.parametrize(
