@@ -98,8 +98,10 @@ def _identity(actor: Actor) -> dict[str, Any]:
     about=About(takes=AskedTokenShape, gives=MeaningShape),
 )
 def introspect() -> Response:
-    """What a token means at this moment: yours to know when it is for your own audience or of your own tenant. Anything
-    else is `{"active": false}`."""
+    """What a token means at this moment.
+
+    Yours to know when it is for your own audience or of your own tenant; anything else is `{"active": false}`.
+    """
     token = take(AskedTokenShape, body())["token"]
     found = introspection.introspect(token, introspection.caller_of(current_actor()))
     if not found["active"]:
