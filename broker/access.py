@@ -25,6 +25,7 @@ from .errors import AuthenticationRequired, Forbidden, NotFound, TokenExpired
 from .held import HELD, holding
 from .models import Application, Partner, Resource, RoleAssignment, Tenant, TenantOwned
 from .policy import RULES, Action, Where, authorize, permits
+from .protocol import OUR_AUDIENCE
 
 Row = TypeVar("Row")
 
@@ -80,7 +81,7 @@ _own_scopes: dict[str, Scope] = {}
 _noted: dict[str, float] = {}
 
 
-def authenticate(authorization: str | None, *, audience: str | None = credentials.OUR_AUDIENCE) -> Actor:
+def authenticate(authorization: str | None, *, audience: str | None = OUR_AUDIENCE) -> Actor:
     """The actor behind an Authorization header; without one, ANONYMOUS. `audience` None takes a token for any.
 
     Raises AuthenticationRequired (unknown, revoked, of another audience, of somebody or some tenant that is

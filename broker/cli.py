@@ -28,6 +28,7 @@ from broker.db import connect, db, platform_scope, unit
 from broker.directory import Directory
 from broker.errors import Problem
 from broker.models import PersonalAccessToken, User
+from broker.protocol import OUR_SCOPES
 from broker.registry import changes, partners, roles
 from broker.vault import VaultError
 
@@ -172,7 +173,7 @@ def first_administrator(email: str, *, reset: bool) -> tuple[str, str] | None:
             return None
         revoked = credentials.revoke_bootstrap()
         user_id = _super_admin(email)
-        options: dict[str, Any] = {"scopes": credentials.SCOPES, "longest": BOOTSTRAP_LIFE, "bootstrap": True}
+        options: dict[str, Any] = {"scopes": OUR_SCOPES, "longest": BOOTSTRAP_LIFE, "bootstrap": True}
         _, pat = credentials.mint_pat(user_id, name="bootstrap", **options)
         changes.tell("platform.bootstrapped", "User", user_id, {"reset": reset, "revoked_tokens": revoked})
     return user_id, pat

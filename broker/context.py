@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 TenantKind = Literal["customer", "home", "platform"]
 ActorKind = Literal["user", "service_account", "application", "scim_token", "system", "anonymous"]
@@ -37,11 +37,15 @@ PLATFORM_TENANT = "platform"
 """Slug of the reserved partner and tenant that hold the super admins."""
 
 
+AdminRole = Literal["tenant_admin", "partner_admin", "super_admin"]
+ADMIN_ROLES: tuple[AdminRole, ...] = get_args(AdminRole)
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """One role held: `scope_id` is a `tnt_…`, a `prt_…`, or None for the platform."""
 
-    role: Literal["tenant_admin", "partner_admin", "super_admin"]
+    role: AdminRole
     scope_id: str | None
 
 

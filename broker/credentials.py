@@ -22,12 +22,11 @@ from . import events, ids
 from .db import current_scope, db
 from .errors import Conflict, NotFound, ValidationFailed
 from .models import ClientSecret, IdentityProvider, PersonalAccessToken, ScimToken, User
+from .protocol import OUR_AUDIENCE, OUR_SCOPES
 
 PAT_PREFIX = "skt_"
 SCIM_PREFIX = "sks_"
 CLIENT_PREFIX = "skc_"
-SCOPES = ("scaikey:read", "scaikey:write", "scim", "introspect")
-OUR_AUDIENCE = "scaikey"
 DEFAULT_LIFE = timedelta(days=90)
 LONGEST_LIFE = timedelta(days=366)
 LONGEST_LIFE_FOR_OTHERS = timedelta(days=30)
@@ -82,8 +81,8 @@ def mint_pat(
     errors: dict[str, list[str]] = {}
     if not now < expires_at <= now + longest + LEEWAY:
         errors["expires_at"] = [f"Must be in the future and at most {longest.days} days away."]
-    if unknown := sorted(set(scopes) - set(SCOPES)):
-        errors["scopes"] = [f"Unknown: {', '.join(unknown)}. Known are {', '.join(SCOPES)}."]
+    if unknown := sorted(set(scopes) - set(OUR_SCOPES)):
+        errors["scopes"] = [f"Unknown: {', '.join(unknown)}. Known are {', '.join(OUR_SCOPES)}."]
     if errors:
         raise ValidationFailed(errors=errors)
     secret = new_secret(PAT_PREFIX)

@@ -20,7 +20,6 @@ from werkzeug.exceptions import HTTPException
 
 from . import access, logs, strict_json
 from .context import Actor, Scope, acting, current_request_id
-from .credentials import OUR_AUDIENCE
 from .db import platform_scope, unit
 from .errors import (
     AuthenticationRequired,
@@ -36,6 +35,7 @@ from .errors import (
     UnsupportedMediaType,
 )
 from .policy import Action, Where, authorize
+from .protocol import OUR_AUDIENCE
 
 log = logging.getLogger("scaikey.doors")
 

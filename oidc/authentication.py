@@ -23,8 +23,6 @@ from oidc.requests import HouseRequest
 if TYPE_CHECKING:
     from oidc.provider import Server
 
-METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt", "none")
-
 Query = Callable[[str], Client | None]
 
 

@@ -14,6 +14,7 @@ from broker.context import Grant, Scope
 from broker.db import IN_TENANT, hot
 from broker.errors import AuthenticationRequired
 from broker.held import HELD, holding
+from broker.protocol import OFFLINE
 from broker.standing import FACTS, Standing, Subject, may_receive_tokens, parameters
 from oidc.tokens import Claims, Issuer, TokenIssuer, read_any
 
@@ -78,7 +79,7 @@ def check(token: str, *, audience: str | None = None, issuer: Issuer | None = No
         user_id=user_id,
         application_id=None if of_account else registration.id,
         # Access that was asked for offline lasts beyond the session; to end a session everywhere ends its grants.
-        session_id=None if "offline_access" in claims.scopes else claims.session_id,
+        session_id=None if OFFLINE in claims.scopes else claims.session_id,
         grant_id=claims.grant_id,
         jti=claims.jti,
     )

@@ -14,12 +14,10 @@ from typing import Any, Literal, LiteralString
 import orjson
 
 from broker import attributes
-from broker.context import Scope
+from broker.context import ADMIN_ROLES, Scope
 from broker.db import IN_TENANT, current_tenant, db, hot
 from broker.held import HELD, holding
-
-RESERVED_ROLES = frozenset({"tenant_admin", "partner_admin", "super_admin"})
-RESERVED_PREFIX = "scaikey:"
+from broker.protocol import OUR_NAMES
 
 IdentityType = Literal["user", "service_account"]
 
@@ -98,7 +96,7 @@ def _person(row: Any) -> Person:
     name = document.get("name") or {}
     email = _email(document)
     domain = attributes.fold((email or "").rpartition("@")[2])
-    given = {role for role in row.roles or () if role not in RESERVED_ROLES and not role.startswith(RESERVED_PREFIX)}
+    given = {role for role in row.roles or () if role not in ADMIN_ROLES and not role.startswith(OUR_NAMES)}
     grants = holding(row.held, row.tenant, row.partner_id, row.tenant_kind)
     about = {
         "given_name": name.get("givenName"),

@@ -17,17 +17,14 @@ from authlib.oauth2.rfc6749 import ClientMixin
 from broker import settings
 from broker.context import Scope
 from broker.db import hot
+from broker.protocol import OFFLINE, SECRET_METHODS, STANDARD_SCOPES
 from broker.standing import FACTS, Standing, Subject
 from oidc.tokens import Issuer
-
-OF_PEOPLE = frozenset({"openid", "profile", "email", "offline_access"})
-"""Scopes that mean nothing without a person."""
 
 USUAL_LIFETIME: int = settings.SETTINGS["access_token_lifetime"].default
 
 _CLIENT_ID = re.compile(r"[!-~]{1,255}")
 _LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?][!-~]*)?)")
-_SERVICE_ACCOUNT_METHODS = frozenset({"client_secret_basic", "client_secret_post"})
 
 _OWN_FACTS: LiteralString = (
     FACTS.replace("%(application)s", "(CASE scope.kind WHEN 'application' THEN scope.id END)")
@@ -124,9 +121,9 @@ class Client(ClientMixin):  # type: ignore[misc]
     def narrowed(self, asked: str | None, *, people: bool) -> list[str] | None:
         """The scopes asked for, without repetition; those registered when none are asked for; None when one is not
         this client's. `people`: whether a person is there."""
-        allowed = [scope for scope in self.scopes if people or scope not in OF_PEOPLE]
+        allowed = [scope for scope in self.scopes if people or scope not in STANDARD_SCOPES]
         if not asked:
-            return [scope for scope in allowed if scope != "offline_access"]
+            return [scope for scope in allowed if scope != OFFLINE]
         wanted = list(dict.fromkeys(asked.split(" ")))
         return wanted if set(wanted) <= set(allowed) else None
 
@@ -212,7 +209,7 @@ def _client(row: Any, scope: Scope | None) -> Client:
             reach="TENANT",
             type="service",
             enabled=row.owner_active,
-            auth_methods=_SERVICE_ACCOUNT_METHODS,
+            auth_methods=frozenset(SECRET_METHODS),
             secrets=row.secrets or (),
             jwks=None,
             jwks_uri=None,

@@ -10,10 +10,9 @@ from functools import lru_cache
 
 import orjson
 
-from oidc.authentication import METHODS
+from broker.protocol import AUTH_METHODS, GRANT_TYPES, STANDARD_SCOPES
 from oidc.authorize import PROMPTS, RESPONSE_MODES
 from oidc.client_keys import ALGORITHMS
-from oidc.provider import GRANT_TYPES
 from oidc.tokens import ACR, Issuer
 
 CLAIMS = (
@@ -21,13 +20,12 @@ CLAIMS = (
     "name", "preferred_username", "given_name", "family_name", "middle_name", "nickname", "locale", "zoneinfo",
     "updated_at", "email", "email_verified", "groups", "roles",
 )  # fmt: skip
-SCOPES = ("openid", "profile", "email", "offline_access")
 
 
 @lru_cache(maxsize=4_096)
 def document(issuer: Issuer) -> tuple[bytes, str]:
     """The metadata document and its ETag."""
-    proven = [method for method in METHODS if method != "none"]
+    proven = [method for method in AUTH_METHODS if method != "none"]
     body = orjson.dumps(
         {
             "issuer": issuer.url,
@@ -38,18 +36,18 @@ def document(issuer: Issuer) -> tuple[bytes, str]:
             "introspection_endpoint": issuer.endpoint("introspect"),
             "revocation_endpoint": issuer.endpoint("revoke"),
             "end_session_endpoint": issuer.endpoint("logout"),
-            "scopes_supported": SCOPES,
+            "scopes_supported": STANDARD_SCOPES,
             "response_types_supported": ["code"],
             "response_modes_supported": RESPONSE_MODES,
             "grant_types_supported": GRANT_TYPES,
             "subject_types_supported": ["public"],
             "acr_values_supported": [ACR],
             "id_token_signing_alg_values_supported": ["RS256", "ES256"],
-            "token_endpoint_auth_methods_supported": METHODS,
+            "token_endpoint_auth_methods_supported": AUTH_METHODS,
             "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
             "introspection_endpoint_auth_methods_supported": proven,
             "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
-            "revocation_endpoint_auth_methods_supported": METHODS,
+            "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
             "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
             "code_challenge_methods_supported": ["S256"],
             "prompt_values_supported": sorted(PROMPTS),

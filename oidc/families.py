@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql as pg
 from broker import events, ids
 from broker.db import current_tenant, db, hot
 from broker.models import AuthorizationCode, Grant, RevokedToken
+from broker.protocol import OFFLINE
 
 GRACE = timedelta(seconds=10)
 """A refresh token shown again within it gets the successor it got before: answers are lost on the way."""
@@ -81,8 +82,6 @@ _FIRST_REFRESH: LiteralString = """
 _SEEN: LiteralString = """
     UPDATE sessions SET last_seen_at = now() WHERE tenant_id = %(tenant)s AND id = %(id)s AND ended_at IS NULL
 """
-
-OFFLINE = "offline_access"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from flask import Request, Response
 
 from broker import access
 from broker.context import Scope, acting, current_request_id
-from broker.credentials import OUR_AUDIENCE
 from broker.db import unit
 from broker.errors import AuthenticationRequired, Forbidden
+from broker.protocol import OUR_AUDIENCE
 from oidc import bearers, claims, families, introspection, requests, tokens
 from oidc.bearers import Bearer
 from oidc.clients import Client

@@ -27,7 +27,6 @@ from oidc.grants import S256, ClientGrant, CodeGrant, Issue, RefreshGrant
 from oidc.requests import HouseRequest
 from oidc.tokens import Authentication, Issued, Issuer, TokenIssuer
 
-GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
 NOT_KEPT = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 

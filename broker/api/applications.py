@@ -21,8 +21,8 @@ from broker.doors import About, scope
 from broker.errors import Conflict, Forbidden, NotFound
 from broker.models import Application, ApplicationAccess, Assignment, ClientSecret
 from broker.policy import Action
+from broker.protocol import AUTH_METHODS, SECRET_METHODS
 from broker.registry import applications as registry
-from broker.registry.client_rules import SECRET_METHODS
 
 
 def _texts() -> Any:
@@ -48,9 +48,7 @@ class ApplicationShape(Shape):
     redirect_uris = _texts()
     post_logout_redirect_uris = _texts()
     grant_types = _texts()
-    token_endpoint_auth_method = auto_field(
-        validate=one_of("client_secret_basic", "client_secret_post", "private_key_jwt", "none")
-    )
+    token_endpoint_auth_method = auto_field(validate=one_of(*AUTH_METHODS))
     jwks = Object(allow_none=True)
     jwks_uri = auto_field()
     access_token_signed_response_alg = auto_field(validate=one_of("RS256", "ES256"))

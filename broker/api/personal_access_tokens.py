@@ -20,6 +20,7 @@ from broker.doors import About
 from broker.errors import Forbidden, NotFound, ValidationFailed
 from broker.models import PersonalAccessToken
 from broker.policy import Action, Where, at_least_as_wide, authorize
+from broker.protocol import OUR_SCOPES
 
 
 class TokenShape(Shape):
@@ -86,7 +87,7 @@ def create_token() -> Response:
         made_by = shown.created_by or actor.id
     carried = actor.scopes | ({"scaikey:read"} if "scaikey:write" in actor.scopes else set())
     scopes = values.setdefault("scopes", ["scaikey:read"])
-    if not set(scopes) & set(credentials.SCOPES) <= carried:
+    if not set(scopes) & set(OUR_SCOPES) <= carried:
         raise Forbidden("A token cannot give a scope it does not carry itself")
     token, secret = credentials.mint_pat(user_id, longest=longest, created_by=made_by, **values)
     return created(TokenShape, token, f"/personal-access-tokens/{token.id}", token=secret)

@@ -11,6 +11,7 @@ from flask import Response
 from broker import access
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import Shape, auto_field, one_of, take
+from broker.context import ADMIN_ROLES
 from broker.doors import About
 from broker.models import RoleAssignment
 from broker.policy import Action
@@ -22,7 +23,7 @@ class RoleAssignmentShape(Shape):
         model = RoleAssignment
 
     id = auto_field(dump_only=True)
-    role = auto_field(validate=one_of("tenant_admin", "partner_admin", "super_admin"))
+    role = auto_field(validate=one_of(*ADMIN_ROLES))
     principal_id = auto_field()
     scope_id = auto_field()
     created_at = auto_field(dump_only=True)

@@ -23,6 +23,7 @@ from broker.doors import About
 from broker.errors import Forbidden
 from broker.models import ServiceAccount, User
 from broker.policy import Action
+from broker.protocol import OUR_SCOPES
 from broker.registry import service_accounts as registry
 
 
@@ -162,5 +163,5 @@ def _check_carried(scopes: list[str]) -> None:
     """An account never gets more of our own scopes than the token carries that makes it."""
     actor = current_actor()
     carried = actor.scopes | ({"scaikey:read"} if "scaikey:write" in actor.scopes else set())
-    if set(scopes) & set(credentials.SCOPES) - carried:
+    if set(scopes) & set(OUR_SCOPES) - carried:
         raise Forbidden("A token cannot give a scope it does not carry itself")

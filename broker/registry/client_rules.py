@@ -17,14 +17,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey, import_key
 
 from broker import running
 from broker.errors import NotAvailable, ValidationFailed
+from broker.protocol import GRANT_TYPES, OUR_AUDIENCE, OUR_NAMES, OUR_SCOPES, STANDARD_SCOPES
 from broker.registry.changes import check_web_url
 
-GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
-SECRET_METHODS = frozenset({"client_secret_basic", "client_secret_post"})
-STANDARD_SCOPES = ("openid", "profile", "email", "offline_access")
-OUR_SCOPES = frozenset({"scaikey:read", "scaikey:write", "scim", "introspect"})
-OUR_AUDIENCE = "scaikey"
-OUR_NAMES = "scaikey:"
 MOST_URIS = 50
 MOST_KEYS = 10
 MOST_SCOPES = 100
@@ -93,7 +88,7 @@ def scopes_complaint(scopes: Sequence[str], audiences: Iterable[str]) -> str | N
     ours = [scope for scope in scopes if scope in OUR_SCOPES or scope.lower().startswith(OUR_NAMES)]
     if ours and OUR_AUDIENCE not in audiences:
         return f"{ours[0]} is a scope of ScaiKey's own API: it needs {OUR_AUDIENCE} among the audiences."
-    if unknown := sorted(set(ours) - OUR_SCOPES):
+    if unknown := sorted(set(ours) - set(OUR_SCOPES)):
         return f"Unknown: {', '.join(unknown)}. Of ScaiKey's own there are {', '.join(sorted(OUR_SCOPES))}."
     return None
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from broker.db import db
 from broker.errors import Conflict, ValidationFailed
 from broker.models import ServiceAccount
+from broker.protocol import STANDARD_SCOPES
 from broker.registry import client_rules
 from broker.registry.applications import check_audiences
 from broker.registry.changes import assign, tell
@@ -82,7 +83,7 @@ def _check(scopes: list[str], audiences: list[str], *, known: list[str] | None =
         errors["audiences"] = [complaint]
     if complaint := client_rules.scopes_complaint(scopes, audiences):
         errors["scopes"] = [complaint]
-    elif personal := sorted(set(scopes) & set(client_rules.STANDARD_SCOPES)):
+    elif personal := sorted(set(scopes) & set(STANDARD_SCOPES)):
         errors["scopes"] = [f"{personal[0]} is about a person."]
     if errors:
         raise ValidationFailed(errors=errors)

@@ -21,13 +21,13 @@ from broker import events, ids, running, settings
 from broker.context import Actor, Scope
 from broker.db import current_scope, db, hot, unit
 from broker.models import Grant, Session
+from broker.protocol import OFFLINE
 from broker.sign_in import browser
 from broker.standing import Standing, may_receive_tokens
 
 SEEN_EVERY = timedelta(minutes=1)
 """Between two notes of one session's last use."""
 
-OFFLINE = "offline_access"
 _LOOKED_AT = 5
 
 _FIND: LiteralString = """
