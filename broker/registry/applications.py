@@ -14,17 +14,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from broker import ids
-from broker.context import Scope
+from broker.context import ADMIN_ROLES, Scope
 from broker.db import current_scope, db
 from broker.errors import Conflict, LimitExceeded, NotFound, ValidationFailed
 from broker.models import Application, ApplicationAccess, Assignment, Partner, Resource, ScimTarget, Tenant
+from broker.protocol import OUR_AUDIENCE, OUR_NAMES
 from broker.registry import client_rules
 from broker.registry.changes import assign, check_web_url, one_at_a_time, tell
 
 _KEPT_BY = {"PARTNER": ("home", "the partner's home tenant"), "GLOBAL": ("platform", "the platform tenant")}
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
-_ADMIN_ROLES = frozenset({"tenant_admin", "partner_admin", "super_admin"})
-_OUR_NAMES = client_rules.OUR_NAMES
 _EMPTY: dict[str, Any] = {
     "redirect_uris": [],
     "post_logout_redirect_uris": [],
@@ -196,7 +195,7 @@ def _told(assignment: Assignment) -> dict[str, Any]:
 
 def _checked_roles(roles: Sequence[str]) -> list[str]:
     wrong = [role for role in roles if not _ROLE.fullmatch(role)]
-    ours = [role for role in roles if role.casefold() in _ADMIN_ROLES or role.casefold().startswith(_OUR_NAMES)]
+    ours = [role for role in roles if role.casefold() in ADMIN_ROLES or role.casefold().startswith(OUR_NAMES)]
     if wrong or ours:
         complaint = "An administrator's role is never an application's." if ours else "Letters, digits and . _ : / - ."
         raise ValidationFailed(errors={"roles": [complaint]})
@@ -225,7 +224,7 @@ def _check_apis(values: Mapping[str, Any], own: Application | None) -> None:
 
 def check_audiences(name: str, audiences: Sequence[str]) -> None:
     """Raises ValidationFailed unless each is our own API or one of an application that the open tenant may use."""
-    others = set(audiences) - {client_rules.OUR_AUDIENCE}
+    others = set(audiences) - {OUR_AUDIENCE}
     if others:
         known = sa.select(Application.audience).where(Application.audience.in_(others))
         if unknown := sorted(others - set(db.session().scalars(known))):
