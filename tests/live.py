@@ -91,9 +91,8 @@ class Line:
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(basic).encode()).decode()
         if cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        connection = self._held()
-        began = time.monotonic()
-        connection.request(method, url.removeprefix(self.base_url), content, headers)
+        path = url.removeprefix(self.base_url)
+        began, connection = self._sent(method, path, content, headers)
         response = connection.getresponse()
         text = response.read().decode()
         received = time.monotonic()
@@ -101,6 +100,19 @@ class Line:
             self.close()
         said = {name.lower(): value for name, value in response.getheaders()}
         return Reply(response.status, said, text, began, received)
+
+    def _sent(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str]
+    ) -> tuple[float, http.client.HTTPConnection]:
+        """A connection that rested may have been closed at the other end, which then has not read what was asked."""
+        try:
+            began, connection = time.monotonic(), self._held()
+            connection.request(method, path, content, headers)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close()
+            began, connection = time.monotonic(), self._held()
+            connection.request(method, path, content, headers)
+        return began, connection
 
     def close(self) -> None:
         if self._connection is not None:

@@ -56,8 +56,10 @@ class MeaningShape(Schema):
 
 @api.route("/auth/whoami", action=Action.WHOAMI, context="self", any_audience=True, about=About(gives=WhoShape))
 def whoami() -> Response:
-    """Whom the token stands for, with the groups and roles of this moment. Takes any access token or personal access
-    token of ours, whatever its audience."""
+    """Whom the token stands for, with the groups and roles of this moment.
+
+    Takes any access token or personal access token of ours, whatever its audience.
+    """
     actor = current_actor()
     if actor.kind == "scim_token":
         raise Forbidden("A SCIM token stands for nobody")

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,13 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("seed")
     embedded.start(config.load({"SCAIKEY_DATA_DIR": str(path)}), durable=False).stop()
     return path
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Short, for sockets lie below it, and the path of a socket has room for a hundred octets."""
+    with tempfile.TemporaryDirectory(prefix="sk-") as path:
+        yield Path(path)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -33,6 +34,20 @@ def as_they_are(header: Change, claims: Change) -> str:
     return jwt.encode(header, claims, rsa_key("first"), algorithms=["RS256"], default_type=None)
 
 
+@dataclass(frozen=True)
+class At:
+    """So many seconds from when the test runs: tables are made long before."""
+
+    seconds: float
+
+
+def as_of_now(claims: Change) -> Change:
+    return {
+        name: type(value.seconds)(now() + value.seconds) if isinstance(value, At) else value
+        for name, value in claims.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("claims", "fits", "why"),
     [
@@ -46,13 +61,13 @@ def as_they_are(header: Change, claims: Change) -> str:
         ({"aud": [CLIENT, "x"]}, {"aud": [CLIENT, "x"], "azp": CLIENT}, "another client"),
         ({"aud": [CLIENT, "x"], "azp": "x"}, {"azp": CLIENT}, "another client"),
         ({"azp": "x"}, {"azp": CLIENT}, "another client"),
-        ({"exp": int(now()) - 61}, {"exp": int(now()) - 20}, "expired"),
+        ({"exp": At(-61)}, {"exp": At(-20)}, "expired"),
         ({"exp": None}, {}, "until when"),
-        ({"exp": "tomorrow"}, {"exp": now() + 60.5}, "until when"),
+        ({"exp": "tomorrow"}, {"exp": At(60.5)}, "until when"),
         ({"exp": 10**400}, {"exp": 10**10}, "until when"),
-        ({"iat": int(now()) + 600}, {"iat": int(now()) + 30}, "issued in the future"),
+        ({"iat": At(600)}, {"iat": At(30)}, "issued in the future"),
         ({"iat": None}, {}, "issued in the future"),
-        ({"nbf": int(now()) + 600}, {"nbf": int(now()) + 30}, "not hold yet"),
+        ({"nbf": At(600)}, {"nbf": At(30)}, "not hold yet"),
         ({"nonce": "another"}, {}, "another sign-in"),
         ({"nonce": None}, {}, "another sign-in"),
         ({"nonce": ["x"]}, {}, "another sign-in"),
@@ -60,16 +75,16 @@ def as_they_are(header: Change, claims: Change) -> str:
         ({"at_hash": half_hash("another")}, {"at_hash": None}, "another access token"),
         ({"at_hash": ""}, {}, "another access token"),
         ({"at_hash": 5}, {}, "another access token"),
-        ({"auth_time": int(now()) + 600}, {"auth_time": int(now()) - 600}, "auth_time"),
-        ({"auth_time": True}, {"auth_time": now() - 5.5}, "auth_time"),
+        ({"auth_time": At(600)}, {"auth_time": At(-600)}, "auth_time"),
+        ({"auth_time": True}, {"auth_time": At(-5.5)}, "auth_time"),
     ],
 )
 def test_a_token_with_a_wrong_claim_is_refused_and_its_twin_is_not(
     issuer: Issuer, http: HttpClient, claims: Change, fits: Change, why: str
 ) -> None:
-    issuer.claims = fits
+    issuer.claims = as_of_now(fits)
     assert sign_in(upstream(issuer, http)).key == f"{issuer.url} alice"
-    issuer.claims = claims
+    issuer.claims = as_of_now(claims)
     with pytest.raises(Refused, match=why):
         sign_in(upstream(issuer, http))
 
