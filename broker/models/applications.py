@@ -27,6 +27,7 @@ class Application(Stamped, Base):
             "token_endpoint_auth_method IN ('client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none')",
             "auth_method",
         ),
+        Index("ix_applications_audience", "audience", postgresql_where=text("audience IS NOT NULL")),
     )
 
     tenant_id: Mapped[Key] = mapped_column(primary_key=True)

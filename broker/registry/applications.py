@@ -40,6 +40,8 @@ _NULLABLE = (
     "icon_url",
 )
 _IS_CLIENT = sa.text("SELECT 1 FROM scaikey_find_client(:name)")
+_TAKEN = sa.text("SELECT 1 FROM scaikey_find_audience(:name, :reach)")
+"""Whether an application has it that some tenant may meet beside one of this reach, kept by the tenant at hand."""
 
 
 def create(values: Mapping[str, Any]) -> Application:
@@ -51,7 +53,7 @@ def create(values: Mapping[str, Any]) -> Application:
         raise ValidationFailed(errors={"scope": [f"{values['scope']} applications are kept by {keeper}: act there."]})
     state = {**dict.fromkeys(_NULLABLE), **_EMPTY, **client_rules.defaults(values["type"]), **values}
     _check(state)
-    _check_apis(state, None)
+    _check_apis(state, None, values.get("scope", "TENANT"))
     _check_limit(scope)
     application = Application(
         tenant_id=scope.tenant_id, id=ids.new("app"), client_id=secrets.token_urlsafe(18), **state
@@ -70,7 +72,7 @@ def update(application: Application, values: Mapping[str, Any]) -> list[str]:
     names = (*_NULLABLE, *_EMPTY, "type", "token_endpoint_auth_method", "grant_types", "scopes")
     state = {**{name: getattr(application, name) for name in names}, **values}
     _check(state)
-    _check_apis(state, application)
+    _check_apis(state, application, application.scope)
     changed = assign(application, values)
     if changed:
         db.session().flush()
@@ -208,16 +210,16 @@ def _check(values: Mapping[str, Any]) -> None:
     client_rules.check(values)
 
 
-def _check_apis(values: Mapping[str, Any], own: Application | None) -> None:
-    """Its audience is nobody else's of those the tenant may use, nor any client's id; and it asks for tokens only for
-    APIs of applications that the tenant may use. Raises ValidationFailed, Conflict."""
+def _check_apis(values: Mapping[str, Any], own: Application | None, reach: str) -> None:
+    """Its audience is no other application's within the reach of either, whoever was given access, nor any client's id;
+    and it asks for tokens only for APIs of applications that the tenant may use. Raises ValidationFailed, Conflict."""
     session, audience = db.session(), values["audience"]
     if audience is not None and (own is None or own.audience != audience):
-        one_at_a_time("audiences", current_scope().tenant_id or "")
+        one_at_a_time("audience", audience)
         if session.execute(_IS_CLIENT, {"name": audience}).first() is not None:
             raise ValidationFailed(errors={"audience": ["Is reserved."]})
-        if session.scalar(sa.select(Application.id).where(Application.audience == audience).limit(1)):
-            raise Conflict("Another application of the tenant has this audience")
+        if session.execute(_TAKEN, {"name": audience, "reach": reach}).first() is not None:
+            raise Conflict("Another application has this audience")
     present = own.allowed_audiences if own is not None else ()
     check_audiences("allowed_audiences", [one for one in values["allowed_audiences"] if one not in present])
 

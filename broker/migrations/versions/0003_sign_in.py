@@ -376,6 +376,13 @@ def upgrade() -> None:
     op.create_check_constraint("linking", "identity_providers", "linking IN ('never', 'verified_email')")
     walls()
 
+    op.create_index(
+        "ix_applications_audience",
+        "applications",
+        ["audience"],
+        unique=False,
+        postgresql_where=sa.text("audience IS NOT NULL"),
+    )
 
 def walls() -> None:
     """Row-level security and grants as for every table, and the finders of what is shown before its tenant is known."""
@@ -398,6 +405,13 @@ def walls() -> None:
     for noun, table in (("code", "authorization_codes"), ("refresh", "refresh_tokens"), ("session", "sessions")):
         finder(
             f"scaikey_find_{noun}(wanted bytea)",
+    finder(
+        "scaikey_find_audience(wanted text, reach text)",
+        "TABLE (tenant_id text, id text)",
+        "SELECT a.tenant_id, a.id FROM tenants here, applications a JOIN tenants keeper ON keeper.id = a.tenant_id "
+        f"WHERE here.id = {TENANT} AND a.audience = wanted AND (a.tenant_id = here.id OR 'GLOBAL' IN (a.scope, reach) "
+        "OR 'PARTNER' IN (a.scope, reach) AND keeper.partner_id = here.partner_id)",
+    )
             "TABLE (tenant_id text, id text)",
             f"SELECT tenant_id, id FROM {table} WHERE digest = wanted",
         )
@@ -411,8 +425,8 @@ def walls() -> None:
 def finder(signature: str, returns: str, body: str) -> None:
     """A look-up that must come before any tenant is known: returns tenant and id, nothing else."""
     execute = op.get_bind().exec_driver_sql
-    name, _, argument = signature.rstrip(")").partition("(")
-    typed = f"{name}({argument.split()[-1]})"
+    name, _, arguments = signature.rstrip(")").partition("(")
+    typed = f"{name}({', '.join(argument.split()[-1] for argument in arguments.split(','))})"
     execute(
         f"CREATE FUNCTION {signature} RETURNS {returns} LANGUAGE sql STABLE ROWS 1 SECURITY DEFINER "
         f"SET search_path = pg_catalog, public, pg_temp AS $$ {body} $$"

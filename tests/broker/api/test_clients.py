@@ -9,9 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
+from broker import ids
 from broker.context import Scope
 from broker.credentials import client_secret_valid
-from broker.db import unit
+from broker.db import platform_scope, unit
+from broker.models import Application
 from tests.broker.api.test_applications import make, new
 from tests.casting import Caller, Cast, client_secrets, code
 
@@ -214,12 +216,44 @@ def test_an_audience_is_one_applications(cast: Cast) -> None:
 def test_a_shared_application_keeps_its_audience_to_itself(cast: Cast) -> None:
     home = cast.partner_admin.at(cast.home)
     shared = make(home, scope="PARTNER", audience="https://shared.example")
-    make(cast.globex_admin, audience=shared["audience"])
+    older = make(cast.globex_admin)
+    with platform_scope() as session:  # as versions before this one let it be
+        session.get_one(Application, (cast.globex.tenant_id, older["id"])).audience = shared["audience"]
     path = f"/applications/{shared['id']}/access"
     assert home.post(path, {"tenant_id": cast.acme.tenant_id}).status_code == 201
     assert code(home.post(path, {"tenant_id": cast.globex.tenant_id})) == (409, "conflict")
     assert code(cast.acme_admin.post("/applications", new(audience=shared["audience"]))) == (409, "conflict")
     make(cast.acme_admin, allowed_audiences=[shared["audience"]])
+
+
+@pytest.mark.parametrize("reach", ["PARTNER", "GLOBAL"])
+def test_nobody_within_reach_of_an_api_takes_its_audience(cast: Cast, reach: str) -> None:
+    """Access or not: else a tenant without it would make tokens that the API takes for its own."""
+    keeper = cast.partner_admin.at(cast.home) if reach == "PARTNER" else cast.super_admin.at(cast.platform)
+    audience = f"https://api-{cast.acme.slug}.example"
+    taken, free = new(audience=audience), f"{audience}/other"
+    shared = make(keeper, scope=reach, audience=audience)
+    for admin in (cast.acme_admin, cast.globex_admin):
+        assert code(admin.post("/applications", taken)) == (409, "conflict")
+        path = f"/applications/{make(admin)['id']}"
+        assert code(admin.patch(path, {"audience": audience})) == (409, "conflict")
+        assert admin.patch(path, {"audience": free}).status_code == 200
+    assert code(keeper.post("/applications", new(scope=reach, audience=free))) == (409, "conflict")
+    assert code(keeper.patch(f"/applications/{shared['id']}", {"audience": free})) == (409, "conflict")
+    assert keeper.patch(f"/applications/{shared['id']}", {"audience": f"{audience}/v2"}).status_code == 200
+    make(cast.acme_admin, audience=audience)
+
+
+def test_an_audience_in_another_partners_reach_is_free(cast: Cast) -> None:
+    audience = f"https://api-{cast.acme.slug}.example"
+    make(cast.partner_admin.at(cast.home), scope="PARTNER", audience=audience)
+    partner = cast.super_admin.post("/partners", {"name": "E", "slug": ids.new("prt")[4:]}).get_json()
+    elsewhere = Scope(partner["home_tenant_id"], partner["id"], "home", f"{partner['slug']}-home")
+    make(cast.super_admin.at(elsewhere), scope="PARTNER", audience=audience)
+    assert code(cast.super_admin.at(cast.platform).post("/applications", new(scope="GLOBAL", audience=audience))) == (
+        409,
+        "conflict",
+    )
 
 
 def valid(scope: Scope, application_id: str, secret: str) -> bool:
