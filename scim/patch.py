@@ -30,7 +30,7 @@ from .problems import refusal
 from .reading import in_unit
 from .resources import etag
 from .schemas import MODELS, POLICY, PROVIDER
-from .storage import DirectoryStorage, check_token, lock, write_over
+from .storage import DirectoryStorage, check_membership, lock, members_of, write_over
 
 SERVICE = ScimService(PROVIDER)
 MESSAGE = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
@@ -46,10 +46,6 @@ SELECT m.member_id FROM memberships m
 WHERE m.tenant_id = %(tenant)s AND m.group_id = %(id)s AND m.via IS NULL AND NOT EXISTS (
     SELECT 1 FROM memberships o WHERE o.tenant_id = m.tenant_id AND o.group_id = m.group_id
       AND o.member_id = m.member_id AND o.via IS NOT NULL)
-"""
-_PRESENT = """
-SELECT DISTINCT member_id FROM memberships
-WHERE tenant_id = %(tenant)s AND group_id = %(id)s AND member_id IS NOT NULL
 """
 
 
@@ -199,10 +195,10 @@ def _named(selected: str) -> list[str] | None:
 
 def change_members(tenant: str, group_id: str, change: MemberChange) -> bool:
     """Do it, without loading the group; True when something changed. Raises what `Directory.change_members` raises."""
-    check_token(tenant, group_id)
+    check_membership(tenant, group_id)
     if change.all is not None:
         lock(tenant, "Group", group_id)
-        present = {id for (id,) in in_unit(_PRESENT, {"tenant": tenant, "id": group_id})}
+        present = members_of(tenant, group_id)
         change.add = {id: None for id in change.all if id not in present}
         change.remove = {id: None for id in sorted(present) if id not in change.all}
     for selected in change.filters:
@@ -216,6 +212,7 @@ def drop_members(tenant: str, group_id: str) -> None:
     """Take away the members that were written here: a PUT that names none leaves an upstream's alone."""
     found = [id for (id,) in in_unit(_WRITTEN_HERE, {"tenant": tenant, "id": group_id})]
     if found:
+        check_membership(tenant, group_id)
         Directory().change_members(group_id, remove=found)
 
 

@@ -27,6 +27,7 @@ from broker.errors import (
     PreconditionFailed,
     ValidationFailed,
 )
+from broker.policy import Action, credential_allows
 
 from . import reading
 from .filters import condition, order
@@ -42,6 +43,10 @@ SELECT version, local, user_type FROM resources
 WHERE tenant_id = %(tenant)s AND id = %(id)s AND type = %(type)s AND removed_at IS NULL FOR NO KEY UPDATE
 """
 _LOCAL = "SELECT local FROM resources WHERE tenant_id = %(tenant)s AND id = %(id)s"
+_MEMBERS = """
+SELECT DISTINCT member_id FROM memberships
+WHERE tenant_id = %(tenant)s AND group_id = %(id)s AND member_id IS NOT NULL
+"""
 _HOLDS_ROLE = """
 WITH RECURSIVE up(id) AS (
     SELECT %(id)s::text COLLATE "C"
@@ -74,6 +79,19 @@ def check_token(tenant: str, id: str) -> None:
     """A SCIM token leaves holders of admin roles alone, people and groups alike. Raises Forbidden."""
     if is_token() and holds_role(tenant, id):
         raise Forbidden("A SCIM token may only deactivate who holds an admin role")
+
+
+def check_membership(tenant: str, group_id: str) -> None:
+    """Who is in a group that holds an admin role has that role: no SCIM token says so, and no other credential that may
+    not grant it. Raises Forbidden."""
+    check_token(tenant, group_id)
+    if not credential_allows(current_actor(), Action.ROLE_WRITE) and holds_role(tenant, group_id):
+        raise Forbidden("The group holds an admin role: its members are changed with the scope scaikey:write as well")
+
+
+def members_of(tenant: str, group_id: str) -> set[str]:
+    """Who is in the group, written by whomever."""
+    return {id for (id,) in in_unit(_MEMBERS, {"tenant": tenant, "id": group_id})}
 
 
 def is_token() -> bool:
@@ -109,8 +127,8 @@ def write_over(
 ) -> None:
     """Write a resource over a locked row. `complete`: what is absent was removed on purpose. `members`: they are said.
 
-    Raises what `Directory.replace` and `passwords.set_password` raise, Forbidden where a SCIM token may not go, and
-    ValidationFailed for a password from anybody but such a token.
+    Raises what `Directory.replace` and `passwords.set_password` raise, Forbidden where the credential may not go, and
+    ValidationFailed for a password from anybody but a SCIM token.
     """
     document, password = _to_write(resource_type, resource), _password(resource)
     if is_token():
@@ -130,6 +148,10 @@ def write_over(
             )
     if resource_type == "Group" and not members:
         document.pop("members", None)
+    elif resource_type == "Group" and (complete or "members" in document):
+        tenant, said = Directory().tenant, {member.get("value") for member in document.get("members", ())}
+        if said != members_of(tenant, id):
+            check_membership(tenant, id)
     Directory().replace(resource_type, id, document, complete=complete, pin=pin)
     if password is not None:
         passwords.set_password(id, password)

@@ -81,13 +81,13 @@ def token_of(scope: Scope, **values: Any) -> str:
         return credentials.mint_scim_token({"name": "tests", "mode": "tolerant", **values})[1]
 
 
-def admin_token_of(scope: Scope, role: str, scope_id: str | None) -> str:
-    """A PAT of a fresh administrator who holds the role and lives in the tenant of `scope`."""
+def admin_token_of(scope: Scope, role: str, scope_id: str | None, *scopes: str) -> str:
+    """A PAT, with `scim` or with these scopes, of a fresh administrator who holds the role and lives in that tenant."""
     with acting(system("tests")), unit(scope) as session:
         user = Directory().create("User", {"userName": f"admin-{ids.new('usr')}"})
         session.add(RoleAssignment(id=ids.new("rol"), role=role, principal_id=user.id, scope_id=scope_id))
         session.flush()
-        return credentials.mint_pat(user.id, name="tests", scopes=["scim"])[1]
+        return credentials.mint_pat(user.id, name="tests", scopes=scopes or ("scim",))[1]
 
 
 @pytest.fixture

@@ -593,6 +593,34 @@ def test_a_token_may_only_deactivate_who_holds_an_admin_role(acme: Scim, world: 
     assert by_admin.patch(f"/Users/{admin}", {"op": "replace", "path": "active", "value": True}).status_code == 200
 
 
+def test_who_is_in_a_group_that_holds_an_admin_role_is_said_by_who_may_grant_roles(acme: Scim, world: World) -> None:
+    """With the scope `scim` alone nobody makes administrators."""
+    tenant_id = world.acme.tenant_id
+    narrow = Scim(acme.app, acme.slug, admin_token_of(world.acme, "tenant_admin", tenant_id))
+    wide = Scim(acme.app, acme.slug, admin_token_of(world.acme, "tenant_admin", tenant_id, "scim", "scaikey:write"))
+    member, climber = acme.user("member"), acme.user("climber")
+    nested = acme.group("nested")
+    admins, plain = acme.group("admins", member, nested), acme.group("plain", member)
+    grant(world.acme, admins)
+    added = {"op": "add", "path": "members", "value": [{"value": climber}]}
+    removed = {"op": "remove", "path": f'members[value eq "{climber}"]'}
+    both = [{"value": member}, {"value": nested}]
+    for group, name, members in ((admins, "admins", both), (nested, "nested", [])):
+        path, more = f"/Groups/{group}", [*members, {"value": climber}]
+        refused(narrow.patch(path, added), 403)
+        refused(narrow.patch(path, {"op": "replace", "value": {"displayName": name, "members": more}}), 403)
+        refused(narrow.put(path, {"displayName": name, "members": more}), 403)
+        assert narrow.put(path, {"displayName": name, "members": members}).status_code == 200
+        assert narrow.patch(path, {"op": "replace", "path": "displayName", "value": f"{name}!"}).status_code == 200
+        assert wide.patch(path, added).status_code == wide.patch(path, removed).status_code == 200
+        assert wide.put(path, {"displayName": name, "members": more}).status_code == 200
+        refused(narrow.patch(path, removed), 403)
+        refused(narrow.put(path, {"displayName": name}), 403)
+    assert narrow.patch(f"/Groups/{plain}", added).status_code == 200
+    assert narrow.put(f"/Groups/{plain}", {"displayName": "plain"}).status_code == 200
+    narrow.group("new", climber)
+
+
 def grant(scope: Scope, principal_id: str) -> None:
     with acting(system("tests")), unit(scope) as session:
         session.add(
