@@ -373,9 +373,6 @@ def upgrade() -> None:
         "applications",
         "token_endpoint_auth_method IN ('client_secret_basic', 'client_secret_post', 'private_key_jwt', 'none')",
     )
-    op.create_check_constraint("linking", "identity_providers", "linking IN ('never', 'verified_email')")
-    walls()
-
     op.create_index(
         "ix_applications_audience",
         "applications",
@@ -383,6 +380,9 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("audience IS NOT NULL"),
     )
+    op.create_check_constraint("linking", "identity_providers", "linking IN ('never', 'verified_email')")
+    walls()
+
 
 def walls() -> None:
     """Row-level security and grants as for every table, and the finders of what is shown before its tenant is known."""
@@ -402,9 +402,6 @@ def walls() -> None:
         "SELECT tenant_id, id, 'application' FROM applications WHERE client_id = wanted "
         "UNION ALL SELECT tenant_id, id, 'service_account' FROM service_accounts WHERE client_id = wanted",
     )
-    for noun, table in (("code", "authorization_codes"), ("refresh", "refresh_tokens"), ("session", "sessions")):
-        finder(
-            f"scaikey_find_{noun}(wanted bytea)",
     finder(
         "scaikey_find_audience(wanted text, reach text)",
         "TABLE (tenant_id text, id text)",
@@ -412,6 +409,9 @@ def walls() -> None:
         f"WHERE here.id = {TENANT} AND a.audience = wanted AND (a.tenant_id = here.id OR 'GLOBAL' IN (a.scope, reach) "
         "OR 'PARTNER' IN (a.scope, reach) AND keeper.partner_id = here.partner_id)",
     )
+    for noun, table in (("code", "authorization_codes"), ("refresh", "refresh_tokens"), ("session", "sessions")):
+        finder(
+            f"scaikey_find_{noun}(wanted bytea)",
             "TABLE (tenant_id text, id text)",
             f"SELECT tenant_id, id FROM {table} WHERE digest = wanted",
         )
