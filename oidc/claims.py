@@ -26,6 +26,7 @@ SELECT known.* FROM scope, LATERAL (
     SELECT t.id AS tenant, t.partner_id, t.kind AS tenant_kind, t.slug, c.*, around.*, {held} AS held
     FROM tenants t, LATERAL (
         SELECT u.id AS principal, u.name AS user_name, u.display_name, u.user_type, u.document, u.updated_at,
+               u.email_doubted,
                (SELECT s.name FROM service_accounts s WHERE s.tenant_id = t.id AND s.id = u.id) AS account
         FROM resources u
         WHERE u.tenant_id = t.id AND u.id = %(user)s AND u.type = 'User' AND u.removed_at IS NULL OFFSET 0
@@ -115,7 +116,7 @@ def _person(row: Any) -> Person:
         user_name=(row.account if account else None) or row.user_name,
         name=row.display_name or name.get("formatted") or row.user_name,
         email=email,
-        email_verified=domain in (row.domains or ()),
+        email_verified=domain in (row.domains or ()) and not row.email_doubted,
         about={claim: value for claim, value in about.items() if value},
         groups=tuple(row.groups or ()),
         roles=tuple(sorted(given | {grant.role for grant in grants})),

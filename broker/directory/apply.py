@@ -427,7 +427,7 @@ def _storable(record: Record) -> bool:
 
 def _silent(row: Row) -> tuple[Any, ...]:
     """What a row holds that its document does not show."""
-    return row.manager_id, row.manager_ref, row.parent_id, row.parent_ref, row.active_until
+    return row.manager_id, row.manager_ref, row.parent_id, row.parent_ref, row.active_until, row.email_doubted
 
 
 def _alias(alias: str | None) -> str | None:

@@ -54,6 +54,8 @@ class Said:
     active_until: datetime | None
     layer: Layer
     sign_in: bool = False
+    doubted: frozenset[str] = frozenset()
+    """Addresses that a sign-in brought and its upstream did not vouch for."""
 
     @property
     def via(self) -> str:
@@ -113,7 +115,8 @@ def contribution(provider: Provider, resource_type: str, attributes: Attributes,
     until = mapping.filetime(ends[0]) if ends else None
     values = mapping.mapped(provider.mapping, resource_type, said)
     layer = Layer(provider.mapping, values)
-    return Said((provider.priority, provider.id), active, until, layer, provider.sign_in)
+    doubted = _addresses(values) - mapping.vouched(said) if provider.sign_in else frozenset()
+    return Said((provider.priority, provider.id), active, until, layer, provider.sign_in, doubted)
 
 
 def ranked(contributions: Iterable[Said]) -> list[Layer]:
@@ -121,8 +124,24 @@ def ranked(contributions: Iterable[Said]) -> list[Layer]:
 
 
 def effective(row: Row, contributions: Sequence[Said]) -> Values:
-    """The values that hold for a row, from its links, what was written here, and pins."""
-    return mapping.merged(row.type, ranked(contributions), row.local, row.pins)
+    """The values that hold for a row, from its links, what was written here, and pins; and whether the row has an
+    address by nobody's word but of a sign-in that did not vouch for it."""
+    values = mapping.merged(row.type, ranked(contributions), row.local, row.pins)
+    doubted = frozenset[str]().union(*(said.doubted for said in contributions))
+    row.email_doubted = bool(doubted and _addresses(values) & doubted - _believed(row, contributions))
+    return values
+
+
+def _believed(row: Row, contributions: Sequence[Said]) -> frozenset[str]:
+    """The addresses that a directory or somebody here says, or a sign-in with its upstream's word."""
+    elsewhere = ranked(said for said in contributions if not said.sign_in)
+    vouched = (_addresses(said.layer.values) - said.doubted for said in contributions if said.sign_in)
+    return _addresses(mapping.merged(row.type, elsewhere, row.local, row.pins)).union(*vouched)
+
+
+def _addresses(values: Values) -> frozenset[str]:
+    items = mapping.nested("User", "", values).get("emails", ())
+    return frozenset(item["value"] for item in items if isinstance(item.get("value"), str))
 
 
 def earliest(contributions: Sequence[Said]) -> datetime | None:
@@ -139,6 +158,11 @@ def owned_keys(resource_type: str, contributions: Sequence[Said]) -> frozenset[s
     """The flat keys some link owns; writing them needs a pin."""
     empty: frozenset[str] = frozenset()
     return empty.union(*(said.layer.mapping.owned[resource_type] for said in contributions))
+
+
+def _silent(row: Row) -> tuple[datetime | None, bool]:
+    """What is kept with a row and shows in no document."""
+    return row.active_until, row.email_doubted
 
 
 _REREAD = sa.text("""
@@ -158,7 +182,7 @@ def recompute(tenant: str, ids: Sequence[str], changes: Changes, *, reread: bool
         return set()
     found = rows.load(tenant, ids)
     contributions = said_of(tenant, {row.id: row.type for row in found.values()})
-    before = {id: (row.document, row.name, row.name_key, row.active, row.active_until) for id, row in found.items()}
+    before = {id: (row.document, row.name, row.name_key, row.active, _silent(row)) for id, row in found.items()}
     values: dict[str, Values] = {}
     for row in found.values():
         said = contributions[row.id]
@@ -176,14 +200,14 @@ def recompute(tenant: str, ids: Sequence[str], changes: Changes, *, reread: bool
         values[id], _ = rows.fit_living(found[id], {**values[id], "userName": before[id][1]})
     changed = []
     for row in found.values():
-        document, _, _, was_active, until = before[row.id]
+        document, _, _, was_active, silent = before[row.id]
         rows.compose(row, values[row.id])
         if row.document != document:
             row.version += 1
             deed = "enabled" if row.active and not was_active else "updated"
             differing = mapping.differing(orjson.loads(document), row.read())
             changes.add(f"{row.noun}.{deed}", row.type, row.id, differing)
-        elif row.active_until == until:
+        elif _silent(row) == silent:
             continue
         changed.append(row)
     renamed = [row.id for row in changed if row.name_key != before[row.id][2]]

@@ -48,6 +48,7 @@ from .transforms import (
     proven_email,
     sid,
     text,
+    vouched,
 )
 
 __all__ = [
@@ -79,6 +80,7 @@ __all__ = [
     "said",
     "sid",
     "stored_extras",
+    "vouched",
 ]
 
 TYPE_OF_KIND: dict[str, ResourceType] = {"user": "User", "group": "Group", "unit": "OrganizationalUnit"}

@@ -54,6 +54,7 @@ class Row:
     active: bool = True
     disabled: bool = False
     active_until: datetime | None = None
+    email_doubted: bool = False
     token_name: str | None = None
     token_key: str | None = None
     manager_id: str | None = None
@@ -98,6 +99,7 @@ _TYPES = {
     "active": "boolean",
     "disabled": "boolean",
     "active_until": "timestamptz",
+    "email_doubted": "boolean",
     "token_name": "text",
     "token_key": "text",
     "manager_id": "text",
@@ -133,13 +135,15 @@ _PARK = sa.text("""
     UPDATE resources SET name_key = chr(1) || id
     WHERE tenant_id = :tenant AND id = ANY(CAST(:ids AS text[])) AND type = 'User'
 """)
-_SILENT = ("id", "manager_id", "manager_ref", "parent_id", "parent_ref", "active_until")
+_SILENT = ("id", "manager_id", "manager_ref", "parent_id", "parent_ref", "active_until", "email_doubted")
 _SILENTLY = sa.text("""
     UPDATE resources r SET manager_id = u.manager_id, manager_ref = u.manager_ref, parent_id = u.parent_id,
-                           parent_ref = u.parent_ref, active_until = u.active_until
+                           parent_ref = u.parent_ref, active_until = u.active_until,
+                           email_doubted = u.email_doubted
     FROM unnest(CAST(:id AS text[]), CAST(:manager_id AS text[]), CAST(:manager_ref AS text[]),
-                CAST(:parent_id AS text[]), CAST(:parent_ref AS text[]), CAST(:active_until AS timestamptz[]))
-         AS u(id, manager_id, manager_ref, parent_id, parent_ref, active_until)
+                CAST(:parent_id AS text[]), CAST(:parent_ref AS text[]), CAST(:active_until AS timestamptz[]),
+                CAST(:email_doubted AS boolean[]))
+         AS u(id, manager_id, manager_ref, parent_id, parent_ref, active_until, email_doubted)
     WHERE r.tenant_id = :tenant AND r.id = u.id
 """)
 _DOCUMENTS = sa.text("""
@@ -199,7 +203,7 @@ def update_documents(tenant: str, rows: Sequence[Row]) -> None:
 
 
 def update_silently(tenant: str, rows: Sequence[Row]) -> None:
-    """Write back what shows nowhere: awaited references, a person's unit, the moment an account ends."""
+    """Write back what shows nowhere: awaited references, a person's unit, the moment an account ends, a doubt."""
     _update_columns(_SILENTLY, tenant, rows, _SILENT)
 
 

@@ -54,8 +54,8 @@ _UPSTREAMS = sa.text("""
     ORDER BY p.priority, p.id LIMIT 1
 """)
 _LAYERS = sa.text("""
-    UPDATE resources SET local = CAST(:local AS jsonb), pins = CAST(:pins AS jsonb), disabled = :disabled
-    WHERE tenant_id = :tenant AND id = :id
+    UPDATE resources SET local = CAST(:local AS jsonb), pins = CAST(:pins AS jsonb), disabled = :disabled,
+        email_doubted = :doubted WHERE tenant_id = :tenant AND id = :id
 """)
 _USERS = sa.text("""
     SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
@@ -426,8 +426,9 @@ class Directory:
         record(changes, tenant_id=self.tenant)
 
     def _keep_layers(self, row: Row) -> None:
-        layers_ = {"local": orjson.dumps(row.local).decode(), "pins": orjson.dumps(row.pins).decode()}
-        db.session().execute(_LAYERS, {"tenant": self.tenant, "id": row.id, "disabled": row.disabled, **layers_})
+        kept: Values = {"id": row.id, "disabled": row.disabled, "doubted": row.email_doubted}
+        kept |= {"local": orjson.dumps(row.local).decode(), "pins": orjson.dumps(row.pins).decode()}
+        db.session().execute(_LAYERS, {"tenant": self.tenant, **kept})
 
 
 @contextmanager

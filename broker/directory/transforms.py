@@ -93,8 +93,14 @@ def _first_of(*names: str) -> Transform:
 
 def proven_email(values: Sequence[str | bytes], said: Said, args: Mapping[str, Any]) -> Any:
     """The address of a sign-in's claims, if the upstream vouches for it: whoever could choose any is not believed."""
-    vouched = [text(value) for value in said.get("email_verified", ())] == ["true"]
-    return _first_of("email")(values, said, args) if vouched else None
+    return _first_of("email")(values, said, args) if vouched(said) else None
+
+
+def vouched(said: Said) -> frozenset[str]:
+    """The addresses of a sign-in's claims for which the upstream vouches."""
+    if [text(value) for value in said.get("email_verified", ())] != ["true"]:
+        return frozenset()
+    return frozenset(address for address in map(text, said.get("email", ())) if address)
 
 
 def claimed_name(values: Sequence[str | bytes], said: Said, args: Mapping[str, Any]) -> Any:

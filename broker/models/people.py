@@ -96,6 +96,8 @@ class Resource(Stamped, DirectoryOwned, Base):
     """Not disabled here, no owning link disabled; `active_until` is compared where it is read."""
     disabled: Mapped[bool] = mapped_column(server_default=text("false"))
     active_until: Mapped[Moment | None]
+    email_doubted: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether an address is here by the word of a sign-in alone, whose upstream did not vouch for it."""
     token_name: Mapped[str | None]
     token_key: Mapped[Key | None]
     manager_id: Mapped[Key | None]

@@ -355,6 +355,9 @@ def upgrade() -> None:
     op.add_column("applications", sa.Column("access_token_lifetime", sa.Integer(), nullable=True))
     op.add_column("applications", sa.Column("authorization_code_lifetime", sa.Integer(), nullable=True))
     op.add_column(
+        "resources", sa.Column("email_doubted", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    )
+    op.add_column(
         "identity_providers", sa.Column("sign_in", sa.Boolean(), server_default=sa.text("false"), nullable=False)
     )
     op.add_column("identity_providers", sa.Column("domains", JSONB(), server_default=sa.text("'[]'"), nullable=False))

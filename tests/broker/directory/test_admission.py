@@ -17,8 +17,9 @@ from broker.db import platform_scope, unit
 from broker.directory import Admission, Directory
 from broker.directory.matching import check_rules, guid_texts
 from broker.errors import ValidationFailed
-from broker.models import IdentityProvider, Partner, Password, RoleAssignment, Session
+from broker.models import Domain, IdentityProvider, Partner, Password, RoleAssignment, Session
 from connectors.port import Identity
+from oidc import claims
 from tests.broker.directory.conftest import Tenant, Upstream, person
 from tests.conftest import World, make_provider
 
@@ -196,6 +197,32 @@ def test_an_address_that_nobody_vouches_for_fills_nothing_unless_a_mapping_trust
     assert acme.row(login.enter(identity("2", email="ceo@acme.example", **word))).name == "2"
     login.change(attribute_mapping=[{"from": "email", "to": 'emails[type eq "work"].value'}])
     assert acme.document(login.enter(who))["emails"][0]["value"] == "ceo@acme.example"
+
+
+def test_an_address_that_only_a_mapping_trusts_is_not_told_as_verified(
+    acme: Tenant, ad: Upstream, login: Login
+) -> None:
+    domain = f"{acme.scope.slug}.example"
+    with acme.open() as session:
+        session.add(Domain(id=ids.new("dom"), name=domain, token="t", verified=True))
+    bring(login).change(attribute_mapping=[{"from": "email", "to": 'emails[type eq "work"].value'}])
+
+    def told(id: str) -> bool:
+        person = claims.person(id, None, tenant_id=acme.scope.tenant_id)
+        assert person is not None and person.email == f"ceo@{domain}"
+        return person.email_verified
+
+    said = {"preferred_username": "mallory", "email": f"ceo@{domain}"}
+    mallory = login.enter(identity("m", **said, email_verified="false"))
+    assert not told(mallory)
+    login.enter(identity("m", verified=[f"ceo@{domain}"], **said))
+    assert told(mallory), "the upstream vouches for it by now"
+    login.enter(identity("m", **said))
+    assert not told(mallory)
+    ad.pass_over(person("boss", key="b", mail=f"ceo@{domain}"))
+    login.change(match=check_rules([{"claim": "n", "attribute": "userName"}]))
+    boss = login.enter(identity("b", n="boss", email=f"ceo@{domain}"))
+    assert told(boss), "the directory says it"
 
 
 def test_a_mapping_lays_itself_over_the_claims_and_makes_no_service_account(acme: Tenant, login: Login) -> None:
