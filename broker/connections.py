@@ -1,15 +1,15 @@
 """Who speaks for a provider: its connector, with the tenant's guarded HTTP client and a shelf of its own.
 
-A shelf lives in this process and is forgotten when the provider changes. How long people wait for an upstream is
-bounded here, over all requests of one step.
+A shelf lives in this process and is forgotten when the provider changes. How long people wait for an upstream, and how
+many at once, is `broker.patience`'s.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,13 @@ from flask import current_app
 
 from broker import running
 from broker.models import IdentityProvider
+from broker.patience import Place, Step
 from broker.registry import providers
 from connectors import kinds
-from connectors.http import HttpClient, Response, Timeout
-from connectors.port import SignIn
+from connectors.http import HttpClient
+from connectors.port import Diagnose, SignIn
 from connectors.shelf import MemoryShelf
 from scim import push
-
-PATIENCE = 15.0
-"""Seconds one step of a sign-in may take at an upstream, with all that is asked there."""
 
 _CLIENTS = "scaikey.connections"
 _SHELVES = 512
@@ -49,10 +47,24 @@ def provider_of(row: IdentityProvider) -> Provider:
     return Provider(row.id, row.tenant_id, row.name, row.kind, row.version, providers.full_config(row))
 
 
-def connector_of(provider: Provider) -> SignIn | None:
+@contextmanager
+def connector_of(provider: Provider) -> Iterator[SignIn | None]:
     """The connector people sign in through, for one step; None for a kind that has no such. Raises Misconfigured."""
     config = kinds.config_from(provider.kind, provider.config)
-    return kinds.sign_in(provider.kind, config, _Patient(http_client(provider.tenant_id)), shelf_of(provider))
+    with _step(provider) as http:
+        yield kinds.sign_in(provider.kind, config, http, shelf_of(provider))
+
+
+@contextmanager
+def diagnosis_of(provider: Provider, config: Any, callback: str) -> Iterator[Diagnose | None]:
+    """What explains why the provider does not work: it asks, though there was no answer a moment ago."""
+    with _step(provider, again=True) as http:
+        yield kinds.diagnose(provider.kind, config, http, callback=callback)
+
+
+def _step(provider: Provider, *, again: bool = False) -> Step:
+    place = Place(provider.tenant_id, provider.id, provider.version)
+    return Step(http_client(provider.tenant_id), place, again=again)
 
 
 def http_client(tenant_id: str) -> HttpClient:
@@ -72,16 +84,3 @@ def shelf_of(provider: Provider) -> MemoryShelf:
         while len(_shelves) > _SHELVES:
             _shelves.popitem(last=False)
         return shelf
-
-
-class _Patient(HttpClient):
-    """The client of one step: all its requests together keep one deadline."""
-
-    def __init__(self, http: HttpClient, seconds: float = PATIENCE) -> None:
-        self._http, self._until = http, time.monotonic() + seconds
-
-    def request(self, method: str, url: str, *, timeout: float | None = None, **options: Any) -> Response:
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise Timeout("the upstream took too long")
-        return self._http.request(method, url, timeout=min(timeout or left, left, 10.0), **options)

@@ -20,6 +20,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from broker import connections
 from broker.db import db, unit
+from broker.patience import NoTurn, Place, Step
 from connectors.http import OutboundError
 from oidc.clients import Client
 from oidc.requests import HouseRequest
@@ -34,7 +35,6 @@ LEEWAY = 60
 _KEPT_FOR = 300.0
 _ASKED_AGAIN_AFTER = 10.0
 _MOST_KEYS = 20
-_PATIENCE = 5.0
 _LARGEST = 65_536
 _CACHE = "scaikey.client_keys"
 
@@ -164,7 +164,7 @@ class _Published:
 
 
 def _published(client: Client, kid: Any) -> list[PublicKey]:
-    """Fetched again when old, and for an unknown kid at most every ten seconds."""
+    """Fetched again when old, and for an unknown kid at most every ten seconds; as they were while others wait."""
     cache: _Published = current_app.extensions.setdefault(_CACHE, _Published())
     uri, tenant_id = client.jwks_uri or "", client.owner.tenant_id or ""
     name = f"{tenant_id} {uri}"
@@ -174,12 +174,14 @@ def _published(client: Client, kid: Any) -> list[PublicKey]:
     known = kid is None or any(key.kid == kid for key in keys)
     if age < _ASKED_AGAIN_AFTER or (known and age < _KEPT_FOR):
         return keys
+    headers = {"Accept": "application/json"}
     try:
-        answer = connections.http_client(tenant_id).request(
-            "GET", uri, headers={"Accept": "application/json"}, timeout=_PATIENCE, max_response=_LARGEST, attempts=1
-        )
+        with Step(connections.http_client(tenant_id), Place(tenant_id, uri)) as http:
+            answer = http.request("GET", uri, headers=headers, max_response=_LARGEST, attempts=1)
         if answer.status == 200:
             keys = _parsed(answer.json())
+    except NoTurn:
+        return keys
     except OutboundError:
         pass
     with cache.lock:

@@ -201,9 +201,9 @@ def _steps(provider: connections.Provider) -> Iterator[Step]:
     read = " An exported file is read by `scaikey scim import`." if kinds.reads_file(provider.kind) else ""
     yield Step("settings", True, f"The settings are complete.{read}")
     callback = upstream.callback_url(scope(), provider.id)
-    diagnosis = kinds.diagnose(provider.kind, config, connections.http_client(provider.tenant_id), callback=callback)
-    if diagnosis is not None:
-        yield from diagnosis.steps()
+    with connections.diagnosis_of(provider, config, callback) as diagnosis:
+        if diagnosis is not None:
+            yield from diagnosis.steps()
 
 
 @api.route(

@@ -65,19 +65,19 @@ def depart(under_way: Flow, step: Depart) -> Departure | Failed:
     fresh = "login" in under_way.prompt or under_way.max_age == 0
     which = step.another or "select_account" in under_way.prompt
     try:
-        connector = connections.connector_of(provider)
-        if connector is None:
-            raise Misconfigured(f"Nobody signs in at providers of kind {provider.kind}")
-        departure = connector.begin_sign_in(
-            ReturnTo(
-                callback=callback_url(under_way.scope, provider.id),
-                state=state,
-                login_hint=under_way.name,
-                prompt="select_account" if which else None,
-                max_age=under_way.max_age,
-                fresh=fresh,
+        with connections.connector_of(provider) as connector:
+            if connector is None:
+                raise Misconfigured(f"Nobody signs in at providers of kind {provider.kind}")
+            departure = connector.begin_sign_in(
+                ReturnTo(
+                    callback=callback_url(under_way.scope, provider.id),
+                    state=state,
+                    login_hint=under_way.name,
+                    prompt="select_account" if which else None,
+                    max_age=under_way.max_age,
+                    fresh=fresh,
+                )
             )
-        )
     except (Refused, Unreachable, Misconfigured) as error:
         return _failed(under_way, _reason(error), provider.id, provider.name, str(error))
     with unit(under_way.scope) as session:
@@ -147,10 +147,10 @@ def arrive(under_way: Flow, provider_id: str, reply: Reply, present: LiveSession
     try:
         if any(len(values) > 1 for values in reply.parameters.values()):
             raise Refused("The answer has a parameter more than once.")
-        connector = connections.connector_of(provider)
-        if connector is None:
-            raise Misconfigured(f"Nobody signs in at providers of kind {provider.kind}")
-        identity = connector.finish_sign_in(memo, reply)
+        with connections.connector_of(provider) as connector:
+            if connector is None:
+                raise Misconfigured(f"Nobody signs in at providers of kind {provider.kind}")
+            identity = connector.finish_sign_in(memo, reply)
     except (Refused, Unreachable, Misconfigured) as error:
         return _failed(under_way, _reason(error), provider.id, provider.name, str(error))
     with unit(under_way.scope):
@@ -167,10 +167,11 @@ def begin_sign_out(ended: LiveSession, back_to: str) -> Departure | None:
     if provider is None or memo is None:
         return None
     try:
-        connector: object = connections.connector_of(provider)
-        if not isinstance(connector, SignOut):
-            return None
-        return connector.begin_sign_out(memo, ReturnTo(back_to, browser.new_secret()))
+        with connections.connector_of(provider) as speaker:
+            connector: object = speaker
+            if not isinstance(connector, SignOut):
+                return None
+            return connector.begin_sign_out(memo, ReturnTo(back_to, browser.new_secret()))
     except (Refused, Unreachable, Misconfigured) as error:
         log.info("no signing out at %s: %s", provider.id, error)
         return None
