@@ -29,6 +29,7 @@ from . import events, password_rules, settings
 from .attributes import fold
 from .context import PLATFORM_TENANT, Scope
 from .db import current_scope, db, hot, unit
+from .endings import end_all_of
 from .errors import NotFound, OwnedByUpstream, ServiceUnavailable, ValidationFailed
 
 MOST_OCTETS = 1_024
@@ -98,14 +99,6 @@ _OWNER = sa.text("""
 _KEEP = sa.text("""
     INSERT INTO passwords (tenant_id, user_id, hash) VALUES (:tenant, :user, :hash)
     ON CONFLICT (tenant_id, user_id) DO UPDATE SET hash = EXCLUDED.hash, changed_at = now()
-""")
-_END_SESSIONS = sa.text("""
-    UPDATE sessions SET ended_at = now(), end_reason = 'password_changed'
-    WHERE tenant_id = :tenant AND user_id = :user AND ended_at IS NULL RETURNING id
-""")
-_END_GRANTS = sa.text("""
-    UPDATE grants SET ended_at = now(), end_reason = 'password_changed'
-    WHERE tenant_id = :tenant AND user_id = :user AND ended_at IS NULL RETURNING id
 """)
 
 
@@ -212,9 +205,7 @@ def set_password(user_id: str, password: str) -> bool:
     _run(scope, _FORGET, subject=_subject("account", scope, owner.name_key))
     batch = events.Changes()
     batch.add("password.set", "User", user_id)
-    for statement, name, kind in ((_END_SESSIONS, "session", "Session"), (_END_GRANTS, "grant", "Grant")):
-        for id in _run(scope, statement, user=user_id).scalars():
-            batch.add(f"{name}.ended", kind, id, {"user_id": user_id, "reason": "password_changed"})
+    end_all_of([user_id], "password_changed", batch)
     events.record(batch)
     return True
 

@@ -1,8 +1,9 @@
-"""Grants and what comes of them: codes, rotating refresh tokens, revocations. The only writer of their rows.
+"""Grants and what comes of them: codes, rotating refresh tokens, revocations. Only here do they begin and change.
 
 A grant is one authorization of one person for one application, the family of all its tokens. Codes and refresh tokens
 are claimed by one conditional UPDATE, so that of any number of redemptions one wins; what is spent stays known, and
-showing it again ends the family. Everything happens in the unit of work of the caller, who knows who asks.
+showing it again ends the family. Whatever else ends a grant does it by `broker.endings`, as this does. Everything
+happens in the unit of work of the caller, who knows who asks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Literal, LiteralString
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
-from broker import events, ids
+from broker import endings, events, ids
 from broker.db import current_tenant, db, hot
 from broker.models import AuthorizationCode, Grant, RevokedToken
 from broker.protocol import OFFLINE
@@ -199,7 +200,7 @@ def claim_code(code: str, *, application_id: str, issuer: str) -> Code | None:
         return Code(_family(row), row.redirect_uri, row.code_challenge) if row.fresh else None
     spent = _run(_SPENT_CODE, asked).first()
     if spent is not None:
-        end(spent.id, "code_reused")
+        endings.end_grant(spent.id, "code_reused")
     return None
 
 
@@ -240,7 +241,7 @@ def rotate(shown: Refresh) -> str | None:
         return successor
     if _run(_IN_GRACE, {"tenant": current_tenant(), "id": shown.id, "grace": GRACE}).scalar():
         return successor
-    end(shown.family.id, "refresh_token_reused")
+    endings.end_grant(shown.family.id, "refresh_token_reused")
     return None
 
 
@@ -249,21 +250,6 @@ def grant_of_refresh(secret: str, *, application_id: str, issuer: str) -> str | 
     asked = {"digest": digest_of(secret), "application": application_id, "issuer": issuer}
     found: str | None = _run(_GRANT_OF_REFRESH, {**asked, "tenant": current_tenant()}).scalar()
     return found
-
-
-def end(grant_id: str, reason: str) -> bool:
-    """Nothing of this grant is good any more. False when it had ended before."""
-    ended = db.session().execute(
-        sa.update(Grant)
-        .where(Grant.id == grant_id, Grant.ended_at.is_(None))
-        .values(ended_at=sa.func.now(), end_reason=reason)
-        .returning(Grant.id)
-        .execution_options(synchronize_session=False)
-    )
-    if ended.first() is None:
-        return False
-    _tell("grant.ended", grant_id, {"reason": reason})
-    return True
 
 
 def revoke_access_token(jti: str, expires_at: datetime) -> None:

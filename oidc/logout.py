@@ -2,7 +2,7 @@
 
 Owns when that needs the person's own word, and where the browser may go afterwards. A hint is an ID token of this
 issuer, expired or not; without one for the very person that is signed in, a page asks. Ending the session is
-`sessions`', the upstream's one `upstream`'s.
+`endings`', the upstream's one `upstream`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
-from broker import access, running
+from broker import access, endings, running
 from broker.context import Scope, acting, current_request_id
 from broker.db import unit
 from broker.sign_in import browser, sessions, upstream
@@ -52,7 +52,7 @@ def _ended(session: LiveSession, back: str | None) -> Response:
     """End the session here, then at its upstream, and go where the application asked."""
     slug = session.scope.slug or ""
     with unit(session.scope), acting(session.actor(), current_request_id()):
-        sessions.end(session.id, "signed_out")
+        endings.end_session(session.id, "signed_out")
     departure = None if back else upstream.begin_sign_out(session, running.config().base_url + _page(session.scope))
     if back is not None:
         response = _leave(back, by_form=request.method == "POST")

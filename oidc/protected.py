@@ -13,7 +13,7 @@ from authlib.oauth2 import OAuth2Error
 from authlib.oauth2.rfc6749 import InvalidRequestError
 from flask import Request, Response
 
-from broker import access
+from broker import access, endings
 from broker.context import Scope, acting, current_request_id
 from broker.db import unit
 from broker.errors import AuthenticationRequired, Forbidden
@@ -107,7 +107,7 @@ def _revoke_refresh_token(issuer: Issuer, client: Client, token: str) -> None:
     with unit(scope):
         grant_id = families.grant_of_refresh(token, application_id=client.application_id, issuer=issuer.kind)
         if grant_id is not None:
-            families.end(grant_id, "revoked")
+            endings.end_grant(grant_id, "revoked")
 
 
 def _caller(server: Server, asked: HouseRequest, request: Request) -> Caller:

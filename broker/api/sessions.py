@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Response, request
 from marshmallow import Schema
 
-from broker import access, settings
+from broker import access, endings, settings
 from broker.api.door import api, check_if_match, json, nothing, page, show
 from broker.api.shapes import Shape, auto_field, fields
 from broker.context import current_actor
@@ -22,7 +22,6 @@ from broker.doors import About
 from broker.errors import Forbidden, NotFound
 from broker.models import Grant, Session
 from broker.policy import Action, Where, at_least_as_wide, authorize
-from broker.sign_in import sessions
 
 
 class SessionShape(Shape):
@@ -80,7 +79,8 @@ def end_session(session_id: str) -> Response:
         if not at_least_as_wide(current_actor(), access.grants_of(session.user_id), Where.of(current_scope())):
             raise Forbidden("The person holds a wider role than yours")
     check_if_match(SessionShape, _shown([session])[0])
-    sessions.end(session.id, "ended_by_person" if _own(session.user_id) else "ended_by_administrator", everything=True)
+    reason = "ended_by_person" if _own(session.user_id) else "ended_by_administrator"
+    endings.end_session(session.id, reason, everything=True)
     return nothing()
 
 

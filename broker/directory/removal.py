@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from ..db import db
+from ..endings import end_all_of
 from ..events import Changes, record
 from . import layers, members, references, rows
 from .mapping import SIGN_IN_KINDS
@@ -53,14 +54,6 @@ _REVOKE_ROLES = sa.text(
 _REVOKE_TOKENS = sa.text("""
     UPDATE personal_access_tokens SET revoked_at = now()
     WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND revoked_at IS NULL RETURNING id
-""")
-_END_SESSIONS = sa.text("""
-    UPDATE sessions SET ended_at = now(), end_reason = 'user_removed'
-    WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND ended_at IS NULL
-""")
-_END_GRANTS = sa.text("""
-    UPDATE grants SET ended_at = now(), end_reason = 'user_removed'
-    WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND ended_at IS NULL
 """)
 _FORGET_PASSWORDS = sa.text("DELETE FROM passwords WHERE tenant_id = :tenant AND user_id = ANY(:ids)")
 _FORGET_CLIENTS = sa.text("DELETE FROM service_accounts WHERE tenant_id = :tenant AND id = ANY(:ids)")
@@ -213,7 +206,8 @@ def _end_privileges(tenant: str, ids: Sequence[str], changes: Changes) -> None:
     """Roles, tokens, sessions and secrets end with whoever held them: somebody who is revived is nobody's
     administrator, and signs in anew."""
     where = {"tenant": tenant, "ids": list(ids)}
-    for statement in (_END_SESSIONS, _END_GRANTS, _FORGET_PASSWORDS, _FORGET_CLIENTS):
+    end_all_of(ids, "user_removed", changes)
+    for statement in (_FORGET_PASSWORDS, _FORGET_CLIENTS):
         db.session().execute(statement, where)
     for id in db.session().execute(_REVOKE_ROLES, where).scalars():
         changes.add("role.revoked", "RoleAssignment", id)

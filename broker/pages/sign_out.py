@@ -1,12 +1,13 @@
 """`/t/{slug}/sign-out`: really? Then the session ends here, and at the upstream where that can be.
 
-What an application asks for at the end-session endpoint of its issuer is `oidc.logout`'s; both end by `sessions`.
+What an application asks for at the end-session endpoint of its issuer is `oidc.logout`'s; both end by `endings`.
 """
 
 from __future__ import annotations
 
 from flask import Response
 
+from broker import endings
 from broker.context import Scope, acting, current_request_id
 from broker.db import unit
 from broker.doors import About
@@ -48,7 +49,7 @@ def take_sign_out(scope: Scope) -> Response:
     if not live.proven(PURPOSE):
         return turned_away(scope, "forged", back=f"/t/{scope.slug}/sign-out")
     with acting(live.actor(), current_request_id()), unit(scope):
-        sessions.end(live.id, "signed_out")
+        endings.end_session(live.id, "signed_out")
     away = upstream.begin_sign_out(live, upstream.signed_out_url(scope))
     if away is None:
         answer = see_other(f"/t/{scope.slug}/signed-out")

@@ -2,7 +2,7 @@
 
 The cookie holds 256 random bits, new at every sign-in and stored as a digest; whatever a browser brought before is
 never adopted. Idle and absolute limits come from the settings, and a session whose person, tenant or upstream is
-disabled is none at the next request. Ending one ends the grants that hang on it.
+disabled is none at the next request. What ends one is `endings`'.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import orjson
 import sqlalchemy as sa
 from flask import Response
 
-from broker import events, ids, running, settings
+from broker import endings, ids, running, settings
 from broker.context import Actor, Scope
 from broker.db import current_scope, db, hot, unit
-from broker.models import Grant, Session
-from broker.protocol import OFFLINE
+from broker.models import Session
 from broker.sign_in import browser
 from broker.standing import Standing, may_receive_tokens
 
@@ -123,7 +122,7 @@ def begin(
     if session is None:
         session = Session(tenant_id=scope.tenant_id, id=ids.new("ses"), user_id=user_id)
         if here is not None:
-            end(here.id, "replaced")
+            endings.end_session(here.id, "replaced")
     session.provider_id = provider_id
     session.digest = browser.digest(secret)
     session.auth_time = min(auth_time or now, now)
@@ -135,34 +134,6 @@ def begin(
     db.session().add(session)
     db.session().flush()
     return session, secret
-
-
-def end(session_id: str, reason: str, *, everything: bool = False) -> bool:
-    """End a session of the open unit and the grants that live as long as it: all of them with `everything`, else those
-    without offline access. False when it had ended before."""
-    now = datetime.now(UTC)
-    user_id = db.session().scalar(
-        sa.update(Session)
-        .where(Session.id == session_id, Session.ended_at.is_(None))
-        .values(ended_at=now, end_reason=reason)
-        .returning(Session.user_id)
-        .execution_options(synchronize_session=False)
-    )
-    held = Grant.session_id == session_id if everything else Grant.scopes.contains([OFFLINE]).is_(False)
-    grants = db.session().scalars(
-        sa.update(Grant)
-        .where(Grant.session_id == session_id, Grant.ended_at.is_(None), held)
-        .values(ended_at=now, end_reason="session_ended")
-        .returning(Grant.id)
-        .execution_options(synchronize_session=False)
-    )
-    batch = events.Changes()
-    if user_id is not None:
-        batch.add("session.ended", "Session", session_id, {"user_id": user_id, "reason": reason})
-    for grant_id in grants:
-        batch.add("grant.ended", "Grant", grant_id, {"session_id": session_id, "reason": "session_ended"})
-    events.record(batch)
-    return user_id is not None
 
 
 def upstream_of(session: Session) -> dict[str, str | None] | None:

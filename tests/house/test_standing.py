@@ -7,6 +7,7 @@ turned back on a reason.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,11 @@ def test_rows_that_open_something_are_made_in_one_place(row: str) -> None:
         if imported and any(name == row for name, _ in called(tree)):
             makers.add(name_of(path))
     assert makers == WRITERS[row]
+
+
+def test_sessions_and_grants_end_in_one_place() -> None:
+    ends = re.compile(r"\bSET ended_at\b|\.values\([^)]*ended_at=|\.ended_at = ")
+    assert {name_of(path) for path in MODULES if ends.search(path.read_text())} == {"broker/endings.py"}
 
 
 def test_what_opens_something_is_called_by_its_full_name() -> None:

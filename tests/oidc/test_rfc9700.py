@@ -171,7 +171,7 @@ def test_2_2_2_and_4_14_refresh_tokens_of_public_clients_rotate_and_reuse_ends_t
     assert spa.client.get(spa.path("userinfo"), headers=bearer(second["access_token"])).status_code == 401
     with spa.web.app_context(), unit(world.acme) as session:
         ended = session.scalars(sa.select(Event).where(Event.name == "grant.ended")).one()
-        assert ended.changed == {"reason": "refresh_token_reused"}
+        assert ended.changed["reason"] == "refresh_token_reused"
 
 
 def age(world: World, table: Any, by: timedelta) -> None:

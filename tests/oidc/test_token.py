@@ -13,12 +13,11 @@ import sqlalchemy as sa
 from flask import Flask
 from joserfc import jwk, jws, jwt
 
-from broker import settings
+from broker import endings, settings
 from broker.context import Scope, acting, system
 from broker.db import platform_scope, unit
 from broker.directory import Directory
 from broker.models import Application, AuthorizationCode, Session, Tenant
-from broker.sign_in import sessions
 from connectors import http
 from oidc import client_keys
 from oidc.tokens import Issuer
@@ -394,7 +393,7 @@ def test_a_refresh_token_dies_with_its_session_unless_it_is_for_offline(web: Fla
     here = one.refresh(here["refresh_token"]).json
     assert here["refresh_token"]
     with web.app_context(), unit(world.acme):
-        sessions.end(one.session_id, "signed_out")
+        endings.end_session(one.session_id, "signed_out")
     assert error_of(one.refresh(here["refresh_token"])) == (400, "invalid_grant")
     assert one.refresh(offline["refresh_token"]).status_code == 200
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from broker import ids
+from broker import endings, ids
 from broker.db import platform_scope
 from broker.models import Grant, IdentityProvider, Session, SettingValue, Tenant
 from broker.sign_in import browser as cookies
@@ -138,9 +138,9 @@ def test_ending_a_session_ends_what_lives_as_long_as_it(acme: Stage, signed_in: 
     live = acme.live(signed_in)
     assert live is not None
     with acme.unit():
-        assert sessions.end(live.id, "signed_out", everything=everything)
+        assert endings.end_session(live.id, "signed_out", everything=everything)
     with acme.unit():
-        assert not sessions.end(live.id, "signed_out")
+        assert not endings.end_session(live.id, "signed_out")
     assert {id for id, (lives, _) in grants(acme).items() if lives} == (set() if everything else {offline})
     ended = {event.resource_id for event in acme.events("grant.ended")}
     assert ended == ({with_it, offline} if everything else {with_it})
