@@ -34,6 +34,7 @@ from connectors.port import Departure, Identity, Misconfigured, Refused, Reply, 
 log = logging.getLogger("scaikey.sign_in")
 
 _PURPOSE = "upstream"
+_MOST_PARAMETERS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,13 @@ def put_by_earlier(under_way: Flow) -> Reply | None:
 
 
 def reply_of(method: str, body: bytes) -> Reply:
-    """Query or form as it was sent, every value of each parameter."""
+    """Query or form as it was sent, every value of each parameter. Raises FlowLost for more than any upstream sends."""
     parameters: dict[str, list[str]] = {}
-    for name, value in parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=50):
+    try:
+        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+    except ValueError:
+        raise FlowLost("flow_expired") from None
+    for name, value in pairs:
         parameters.setdefault(name, []).append(value)
     return Reply("POST" if method == "POST" else "GET", parameters, body)
 

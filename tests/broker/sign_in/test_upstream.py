@@ -115,6 +115,17 @@ def test_a_parameter_given_twice_is_refused(acme: Stage) -> None:
     assert refused.status_code == 403 and acme.reasons() == ["upstream_refused"]
 
 
+def test_an_answer_of_too_many_parameters_is_nobodys(acme: Stage) -> None:
+    acme.provider()
+    browser = acme.browser()
+    callback = departed(acme, browser)
+    many = "&a=b" * 51
+    assert lost(browser.get(callback + many))
+    assert lost(browser.post(urlsplit(callback).path, {f"a{number}": "b" for number in range(51)}))
+    assert lost(browser.get(f"{urlsplit(callback).path}?{many}"))
+    assert browser.get(callback + "".join(f"&a{number}=b" for number in range(40))).status_code == 303
+
+
 def test_a_refusal_of_the_upstream_is_told_and_leads_back_to_the_choice(acme: Stage) -> None:
     provider_id = acme.provider()
     browser = acme.browser()
