@@ -24,7 +24,8 @@ from oidc.tokens import Issuer
 USUAL_LIFETIME: int = settings.SETTINGS["access_token_lifetime"].default
 
 _CLIENT_ID = re.compile(r"[!-~]{1,255}")
-_LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?((?:[/?][!-~]*)?)")
+_LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::([0-9]{1,5}))?((?:[/?][!-~]*)?)")
+_HIGHEST_PORT = 65_535
 
 _OWN_FACTS: LiteralString = (
     FACTS.replace("%(application)s", "(CASE scope.kind WHEN 'application' THEN scope.id END)")
@@ -185,7 +186,9 @@ def home(client_id: str) -> Client | None:
 def _loopback(uri: str) -> tuple[str, str] | None:
     """A loopback redirect URI without its port; None when it is no such thing."""
     match = _LOOPBACK.fullmatch(uri)
-    return (match[1], match[2]) if match else None
+    if match is None or int(match[2] or 0) > _HIGHEST_PORT:
+        return None
+    return match[1], match[3]
 
 
 def _row(client_id: str, tenant_id: str | None) -> Any:

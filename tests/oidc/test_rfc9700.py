@@ -89,12 +89,14 @@ def test_4_1_3_a_native_application_may_vary_the_port_of_its_loopback_address_an
         world.acme,
         world.acme,
     )
-    for good in ("http://127.0.0.1:51004/back", "http://[::1]:8/back", "http://127.0.0.1/back"):
+    for good in ("http://127.0.0.1:65535/back", "http://[::1]:8/back", "http://127.0.0.1/back"):
         assert native.authorize(redirect_uri=good).headers["Location"].startswith(good + "?code=")
     for bad in (
         "http://127.0.0.1:51004/other",
         "http://127.0.0.1:80@evil.example/back",
         "http://127.0.0.1:x/back",
+        "http://127.0.0.1:65536/back",
+        "http://[::1]:99999/back",
         "http://127.0.0.1.evil.example/back",
         "http://localhost:51004/back",
         "https://127.0.0.1:51004/back",
