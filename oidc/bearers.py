@@ -1,13 +1,14 @@
 """From an access token of ours to whom it stands for at this moment, or a refusal.
 
 Owns the one statement behind every use of a JWT at our own doors: what the token says is held against the tenant, the
-person or client, the application, the provider, the session, the grant and the revocations as they are now, and the
-roles come from the database, never from the token. Which doors take it, and for what, is theirs.
+person or client, the application, the provider, the session, the grant and the revocations as they are now. Roles come
+from the database, never from the token, and of its scopes those count with which its client is still registered. Which
+doors take it, and for what, is theirs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, LiteralString, NamedTuple
 
 from broker.context import Grant, Scope
@@ -20,7 +21,16 @@ from oidc.tokens import Claims, Issuer, TokenIssuer, read_any
 
 _SHOWN: LiteralString = """
 SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
-    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, c.name, c.service_account, {held} AS held
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, c.name, c.service_account, {held} AS held,
+        coalesce(
+            (SELECT jsonb_build_array(
+                 jsonb_build_array(coalesce(a.audience, a.client_id)) || a.allowed_audiences, a.scopes)
+             FROM application_access x
+             JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
+             WHERE x.tenant_id = t.id AND x.application_id = %(application)s),
+            (SELECT jsonb_build_array(coalesce(nullif(s.audiences, '[]'), jsonb_build_array(s.client_id)), s.scopes)
+             FROM service_accounts s WHERE s.tenant_id = t.id AND s.id = %(user)s)
+        ) AS registered
     FROM tenants t LEFT JOIN LATERAL (
         SELECT u.id AS principal, u.name, u.user_type IS NOT DISTINCT FROM 'ServiceAccount' AS service_account
         FROM resources u WHERE u.tenant_id = t.id AND u.id = %(user)s OFFSET 0
@@ -44,7 +54,8 @@ class Registration(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A good token: its claims, and who that is. `tenant` None: a platform client that named none."""
+    """A good token: its claims with the scopes that are left, and who that is. `tenant` None: a platform client that
+    named none."""
 
     claims: Claims
     kind: Literal["user", "service_account", "application"]
@@ -90,10 +101,15 @@ def check(token: str, *, audience: str | None = None, issuer: Issuer | None = No
     reason = may_receive_tokens(Standing(*row[: len(Standing._fields)]))
     if reason is not None:
         raise AuthenticationRequired(note=f"{claims.jti}: {reason}")
+    if row.registered is None:
+        raise AuthenticationRequired(note="of a client that is gone")
+    audiences, scopes = row.registered
+    if claims.audience not in audiences:
+        raise AuthenticationRequired(note=f"{claims.jti}: {claims.audience} was taken from the client")
     if user_id is not None and row.service_account != of_account:
         raise AuthenticationRequired(note="a person's token for a service account, or the other way round")
     return Bearer(
-        claims=claims,
+        claims=replace(claims, scopes=claims.scopes.intersection(scopes)),
         kind="user" if claims.of_a_person else registration.kind,
         principal_id=user_id or registration.id,
         name=row.name or claims.client_id,

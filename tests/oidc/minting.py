@@ -16,6 +16,8 @@ from oidc import claims
 from oidc.tokens import Authentication, Issued, Issuer, TokenIssuer
 
 EVERY_SCOPE = ("scaikey:read", "scaikey:write", "scim", "introspect", "openid")
+REGISTERED = [*EVERY_SCOPE, "profile", "email", "offline_access", "read"]
+AUDIENCES = ["scaikey", "api", "billing", "crm"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class SignedIn:
 def make_application(kept: Scope, *others: Scope, alg: str = "RS256", **fields: Any) -> Client:
     """An application of that tenant, with access for it and the others."""
     made = Client(ids.new("app"), f"client-{ids.new('app')[4:]}", access_token_alg=alg, id_token_alg=alg)
-    fields.setdefault("assignment_required", False)
+    fields = {"assignment_required": False, "scopes": REGISTERED, "allowed_audiences": AUDIENCES, **fields}
     with platform_scope() as session:
         session.add(
             Application(
@@ -129,7 +131,7 @@ def make_service_account(scope: Scope, name: str) -> Client:
         document = {"userName": name, "displayName": name, "active": True, "userType": "ServiceAccount"}
         user_id = Directory().create("User", document).id
         client_id = f"sa-{user_id[4:]}"
-        session.add(ServiceAccount(id=user_id, name=name, client_id=client_id))
+        session.add(ServiceAccount(id=user_id, name=name, client_id=client_id, scopes=REGISTERED, audiences=AUDIENCES))
     return Client(user_id, client_id, "service_account", name)
 
 

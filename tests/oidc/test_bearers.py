@@ -24,6 +24,7 @@ from broker.models import (
     Membership,
     Resource,
     RevokedToken,
+    ServiceAccount,
     Session,
     Tenant,
 )
@@ -310,6 +311,29 @@ def test_a_grant_that_never_was_and_a_service_account_abroad_are_refused(acme: C
     assert refused(token.token)
     account = make_service_account(acme.acme, "b")
     assert not refused(own_token(acme.acme, account)) and refused(own_token(acme.globex, account))
+
+
+def test_what_was_taken_from_a_client_is_taken_from_its_tokens(acme: Cast) -> None:
+    user_id, account = make_user(acme.acme), make_service_account(acme.acme, "robot")
+    signed_in = sign_in(acme.acme, user_id)
+    for holder in (user_id, account.id):
+        give_role(acme.acme, holder, "tenant_admin", acme.acme.tenant_id)
+    clients = (
+        (signed_in.token(), Application, Application.id == signed_in.client.id, "allowed_audiences"),
+        (own_token(acme.acme, account), ServiceAccount, ServiceAccount.id == account.id, "audiences"),
+    )
+    for token, model, where, audiences in clients:
+        opened = caller(acme, token)
+        assert opened.post("/domains", {"name": f"{ids.new('dom')[4:].lower()}.example"}).status_code == 201
+        alter(model, where, scopes=["scaikey:read", "scaikey:everything"])
+        assert actor(token).scopes == {"scaikey:read"}
+        assert opened.get("/domains").status_code == 200
+        assert code(opened.post("/domains", {"name": "x.example"})) == (403, "access_denied")
+        assert acme.client.get(SCIM.format(slug=acme.acme.slug), headers=bearer(token)).status_code == 403
+        alter(model, where, **{audiences: ["billing"]})
+        assert refused(token)
+        alter(model, where, **{audiences: ["billing", "scaikey"]})
+        assert not refused(token)
 
 
 def test_a_token_that_ended_says_so_over_http(acme: Cast, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,9 +147,13 @@ def test_who_asks_needs_the_scope_and_a_token(acme: Cast) -> None:
 def test_an_application_sees_its_own_audience_where_it_may_be_used_and_nowhere_else(acme: Cast) -> None:
     billing = make_application(acme.platform, acme.acme, scope="GLOBAL", audience=f"billing-{acme.acme.slug}")
     issuer = TokenIssuer(Issuer.platform())
-    asking = caller(acme, issuer.access_token(client=billing, audience="any", scopes=["introspect"]).token)
+    asking = caller(acme, issuer.access_token(client=billing, audience="crm", scopes=["introspect"]).token)
     audience = f"billing-{acme.acme.slug}"
-    here, there = (sign_in(scope, make_user(scope)) for scope in acme.world.tenants)
+    names = [audience, "crm"]
+    here, there = (
+        sign_in(scope, make_user(scope), make_application(scope, allowed_audiences=names))
+        for scope in acme.world.tenants
+    )
     sees = {
         name: asking.post("/auth/introspect", {"token": token}).get_json()["active"]
         for name, token in (
