@@ -55,6 +55,15 @@ _REVOKE_TOKENS = sa.text("""
     UPDATE personal_access_tokens SET revoked_at = now()
     WHERE tenant_id = :tenant AND user_id = ANY(:ids) AND revoked_at IS NULL RETURNING id
 """)
+_ASSIGNED = sa.text("""
+    SELECT a.id, a.application_id, a.principal_id, a.roles FROM assignments a
+    JOIN resources r ON r.tenant_id = :tenant AND r.id = a.principal_id AND r.type = 'User'
+    WHERE a.tenant_id = :tenant AND a.principal_id = ANY(:ids) ORDER BY a.id FOR UPDATE OF a
+""")
+_UNASSIGN = sa.text("DELETE FROM assignments WHERE tenant_id = :tenant AND id = ANY(:ids)")
+_FORGET_CONSENTS = sa.text("""
+    DELETE FROM consents WHERE tenant_id = :tenant AND user_id = ANY(:ids) RETURNING application_id, user_id
+""")
 _FORGET_PASSWORDS = sa.text("DELETE FROM passwords WHERE tenant_id = :tenant AND user_id = ANY(:ids)")
 _FORGET_CLIENTS = sa.text("DELETE FROM service_accounts WHERE tenant_id = :tenant AND id = ANY(:ids)")
 _LET_GO = sa.text("""
@@ -203,8 +212,9 @@ def remove_rows(
 
 
 def _end_privileges(tenant: str, ids: Sequence[str], changes: Changes) -> None:
-    """Roles, tokens, sessions and secrets end with whoever held them: somebody who is revived is nobody's
-    administrator, and signs in anew."""
+    """Roles, assignments, tokens, sessions and secrets end with the person who held them: somebody who is revived is
+    nobody's administrator, uses what he is given anew, and signs in anew. What is assigned to a group stays the
+    group's: who is in it is said anew."""
     where = {"tenant": tenant, "ids": list(ids)}
     end_all_of(ids, "user_removed", changes)
     for statement in (_FORGET_PASSWORDS, _FORGET_CLIENTS):
@@ -213,6 +223,22 @@ def _end_privileges(tenant: str, ids: Sequence[str], changes: Changes) -> None:
         changes.add("role.revoked", "RoleAssignment", id)
     for id in db.session().execute(_REVOKE_TOKENS, where).scalars():
         changes.add("personal_access_token.revoked", "PersonalAccessToken", id)
+    for application_id, user_id in db.session().execute(_FORGET_CONSENTS, where):
+        changes.add("consent.ended", "Application", application_id, {"user_id": user_id, "reason": "user_removed"})
+    _unassign(tenant, ids)
+
+
+def _unassign(tenant: str, ids: Sequence[str]) -> None:
+    """Told before the rows go, so that subscribers still see which applications it is about."""
+    assigned = db.session().execute(_ASSIGNED, {"tenant": tenant, "ids": list(ids)}).all()
+    if not assigned:
+        return
+    changes = Changes()
+    for id, application_id, principal_id, roles in assigned:
+        about = {"application_id": application_id, "principal_id": principal_id, "roles": roles}
+        changes.add("assignment.removed", "Assignment", id, about)
+    record(changes, tenant_id=tenant)
+    db.session().execute(_UNASSIGN, {"tenant": tenant, "ids": [id for id, *_ in assigned]})
 
 
 def _disable(tenant: str, via: str, losses: Sequence[Loss], outcome: Outcome, changes: Changes) -> None:

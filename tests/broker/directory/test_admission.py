@@ -17,7 +17,19 @@ from broker.db import platform_scope, unit
 from broker.directory import Admission, Directory
 from broker.directory.matching import check_rules, guid_texts
 from broker.errors import ValidationFailed
-from broker.models import Domain, IdentityProvider, Partner, Password, RoleAssignment, Session
+from broker.models import (
+    Assignment,
+    Consent,
+    Delivery,
+    Domain,
+    IdentityProvider,
+    Partner,
+    Password,
+    RoleAssignment,
+    ScimTarget,
+    Session,
+)
+from broker.registry import applications as registry
 from connectors.port import Identity
 from oidc import claims
 from tests.broker.directory.conftest import Tenant, Upstream, person
@@ -439,3 +451,33 @@ def test_whoever_is_removed_is_signed_out_and_comes_back_without_a_password(acme
     with acme.open() as session:
         assert session.scalars(sa.select(Session.end_reason)).all() == ["user_removed"]
         assert session.scalar(sa.select(Password.user_id)) is None
+
+
+def test_whoever_is_removed_comes_back_without_what_was_assigned_or_allowed(acme: Tenant, login: Login) -> None:
+    bring(login)
+    alice, bob = (login.enter(identity(name, preferred_username=name)) for name in ("alice", "bob"))
+    group = acme.group("staff", alice)
+    with acme.open() as session:
+        application = registry.create({"name": "Wiki", "type": "web"})
+        given = {id: registry.assign_to(application, id, ["editor"]).id for id in (alice, bob, group)}
+        session.add_all(Consent(user_id=id, application_id=application.id, scopes=["openid"]) for id in (alice, bob))
+        wiki = ids.new("tgt")
+        target = ScimTarget(id=wiki, application_id=application.id, base_url="https://wiki.example")
+        other = registry.create({"name": "Other", "type": "web"})
+        bystander = ScimTarget(id=ids.new("tgt"), application_id=other.id, base_url="https://other.example")
+        session.add_all([target, bystander])
+        session.flush()
+        session.execute(sa.delete(Delivery))
+    acme.news()
+    acme.remove("User", alice)
+    told = {event.name: event for event in acme.news()}
+    assert told["assignment.removed"].resource == given[alice]
+    assert told["assignment.removed"].changed["principal_id"] == alice
+    assert told["consent.ended"].changed == {"user_id": alice, "reason": "user_removed"}
+    with acme.open() as session:
+        expanded = sa.select(Delivery.target_id).where(Delivery.task == "expand")
+        assert session.scalars(expanded).all() == [wiki], "what is provisioned to others is not looked at"
+    assert login.enter(identity("alice", preferred_username="alice")) == alice
+    with acme.open() as session:
+        assert set(session.scalars(sa.select(Assignment.principal_id))) == {bob, group}
+        assert session.scalars(sa.select(Consent.user_id)).all() == [bob]
