@@ -1,7 +1,8 @@
 """Introspection: what a token of ours means at this moment, for those who may know.
 
 Owns the answer (RFC 7662, with whose it is) for access tokens and personal access tokens alike, and the rule who sees
-it: a token for one's own audience, or of one's own tenant. Whatever else it may be, it is inactive. How a caller proves
+it: a token for one's own audience, or of one's own tenant. A personal access token is good for an API while its holder
+may use the application. Whatever else it may be, it is inactive. How a caller proves
 itself, and the form of the answer, are the doors'.
 """
 
@@ -14,6 +15,8 @@ from broker import access
 from broker.context import Actor
 from broker.db import IN_TENANT, hot
 from broker.errors import AuthenticationRequired
+from broker.protocol import OUR_AUDIENCE
+from broker.standing import Subject, may_receive_tokens, standing
 from oidc import bearers, tokens
 from oidc.bearers import Bearer
 from oidc.tokens import Issuer
@@ -27,6 +30,21 @@ SELECT 1 FROM scope, LATERAL (
 ) reached
 """
 _REACHES: LiteralString = IN_TENANT + _ACCESS
+
+_KEEPERS: LiteralString = """
+SELECT kept.* FROM scope, LATERAL (
+    SELECT wanted.audience, x.application_id, EXISTS (
+        SELECT 1 FROM service_accounts s
+        WHERE s.tenant_id = scope.tenant AND s.id = %(user)s AND jsonb_exists(s.audiences, wanted.audience)
+    ) AS registered
+    FROM application_access x
+    JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
+    JOIN unnest(%(audiences)s::text[]) AS wanted(audience) ON wanted.audience IN (a.audience, a.client_id)
+    WHERE x.tenant_id = scope.tenant OFFSET 0
+) kept
+"""
+_KEPT: LiteralString = IN_TENANT + _KEEPERS
+"""The applications of the tenant whose APIs these audiences are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,30 @@ def introspect(token: str, caller: Caller) -> dict[str, Any]:
         return dict(INACTIVE)
     if found.kind != "pat" or not _at_issuer(caller.issuer, found.tenant):
         return dict(INACTIVE)
-    return _of_pat(found) if _may_see(caller, found.tenant, frozenset(found.audiences)) else dict(INACTIVE)
+    audiences = _received(found)
+    if not audiences or not _may_see(caller, found.tenant, frozenset(audiences)):
+        return dict(INACTIVE)
+    return _of_pat(found, audiences)
+
+
+def _received(found: Any) -> list[str]:
+    """Of a personal access token's audiences those for which its holder might have got a token at this moment: our own
+    API, and that of an application of the tenant which the holder may use. A service account is not assigned to the
+    APIs it is registered with."""
+    others = [audience for audience in found.audiences if audience != OUR_AUDIENCE]
+    wanted = {"tenant": found.tenant, "user": found.principal, "audiences": others}
+    usable = {
+        row.audience
+        for row in (hot(_KEPT, wanted) if others else ())
+        if may_receive_tokens(
+            standing(
+                Subject(user_id=None if row.registered else found.principal, application_id=row.application_id),
+                tenant_id=found.tenant,
+            )
+        )
+        is None
+    }
+    return [audience for audience in found.audiences if audience == OUR_AUDIENCE or audience in usable]
 
 
 def _may_see(caller: Caller, tenant_id: str | None, audiences: frozenset[str]) -> bool:
@@ -114,12 +155,12 @@ def _of_bearer(bearer: Bearer) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def _of_pat(found: Any) -> dict[str, Any]:
+def _of_pat(found: Any, audiences: list[str]) -> dict[str, Any]:
     account = found.account is not None
     return {
         "active": True,
         "sub": found.principal,
-        "aud": found.audiences,
+        "aud": audiences,
         "scope": " ".join(sorted(found.scopes)),
         "token_type": "Bearer",
         "jti": found.id,

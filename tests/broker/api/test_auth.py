@@ -10,8 +10,8 @@ from flask import Flask
 
 from broker import credentials
 from broker.context import acting, system
-from broker.db import unit
-from broker.models import Group
+from broker.db import platform_scope, unit
+from broker.models import Application, Group
 from oidc import introspection
 from oidc.introspection import Caller as Asking
 from oidc.tokens import Issuer, TokenIssuer
@@ -109,9 +109,32 @@ def test_introspection_tells_of_jwts_and_personal_access_tokens_of_the_own_tenan
         "issued_at": (ends - timedelta(seconds=600)).isoformat().replace("+00:00", "Z"),
         "expires_at": ends.isoformat().replace("+00:00", "Z"),
     }
+    make_application(acme.acme, audience="billing")
     pat = make_token(acme.acme, make_user(acme.acme, "bob"), audiences=["billing"])
     shown = asking.post("/auth/introspect", {"token": pat}).get_json()
     assert (shown["active"], shown["identity_id"], shown["identity_type"]) == (True, "user:bob", "user")
+
+
+def test_a_personal_access_token_is_good_for_apis_its_holder_may_use(acme: Cast) -> None:
+    billing = make_application(acme.acme, audience="billing", assignment_required=True)
+    user_id, account = make_user(acme.acme), make_service_account(acme.acme, "robot")
+    pat = make_token(acme.acme, user_id, audiences=["billing"])
+    both = make_token(acme.acme, user_id, audiences=["billing", "scaikey", "nobodys"])
+    machine = make_token(acme.acme, account.id, audiences=["billing"])
+
+    def good_for(token: str) -> list[str]:
+        told = introspection.introspect(token, Asking(acme.acme.tenant_id, frozenset()))
+        assert told["active"] or told == {"active": False}
+        return list(told.get("aud", []))
+
+    assert (good_for(pat), good_for(both), good_for(machine)) == ([], ["scaikey"], ["billing"])
+    assign(acme.acme, billing, user_id)
+    assert (good_for(pat), good_for(both)) == (["billing"], ["billing", "scaikey"])
+    assert acme.acme_admin.post("/auth/introspect", {"token": pat}).get_json()["active"] is True
+    with platform_scope() as session:
+        session.get_one(Application, (acme.acme.tenant_id, billing.id)).enabled = False
+    assert (good_for(pat), good_for(both), good_for(machine)) == ([], ["scaikey"], [])
+    assert good_for(make_token(acme.acme, user_id, audiences=["nobodys"])) == []
 
 
 def test_what_is_not_good_or_not_ones_own_is_inactive_and_nothing_more(acme: Cast) -> None:
