@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +34,9 @@ _SCOPE = re.compile(r"[!#-\[\]-~]{1,100}")
 _AUDIENCE = re.compile(r"[!-~]{1,200}")
 _URI = re.compile(r"[!$&'()+,\-./0-9:;=?@A-Z\[\]_a-z~%]{1,2000}")
 """What a URI is written with (RFC 3986), without `#` and `*`: no fragment and no wildcard."""
+_NETLOC = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]*[a-z0-9]))(?::[0-9]{1,5})?")
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_LONGEST_HOST = 253
 _PRIVATE_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _PRIVATE_PARTS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
@@ -196,8 +200,8 @@ def _uri_complaint(uri: str, type: str) -> str | None:
         if type == "native":
             return f"{shown}: a scheme of its own is a reversed domain name, as in com.example.app:/back."
         return f"{shown}: must begin with https://."
-    if not parts.hostname or "@" in parts.netloc or "%" in parts.netloc or parts.netloc.endswith(":"):
-        return f"{shown}: a host without user name."
+    if not _is_host(parts.netloc):
+        return f"{shown}: a host in small letters, digits and hyphens, or an IP address, and no user name."
     if "/../" in f"{parts.path}/" or "/./" in f"{parts.path}/":
         return f"{shown}: a path without dots."
     if scheme == "http" and not (
@@ -205,3 +209,22 @@ def _uri_complaint(uri: str, type: str) -> str | None:
     ):
         return f"{shown}: must begin with https://."
     return None
+
+
+def _is_host(netloc: str) -> bool:
+    """Whether this is a host as browsers leave it, with or without a port: what they rewrite or refuse leads elsewhere
+    or nowhere, and no page may name it."""
+    match = _NETLOC.fullmatch(netloc)
+    if match is None:
+        return False
+    v6, name = match[1], match[2]
+    try:
+        if v6 is not None:
+            IPv6Address(v6)
+            return True
+        if name.rpartition(".")[2][0].isdigit():
+            IPv4Address(name)
+            return True
+    except ValueError:
+        return False
+    return len(name) <= _LONGEST_HOST and all(map(_LABEL.fullmatch, name.split(".")))

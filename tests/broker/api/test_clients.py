@@ -14,6 +14,7 @@ from broker.context import Scope
 from broker.credentials import client_secret_valid
 from broker.db import platform_scope, unit
 from broker.models import Application
+from broker.pages.door import source
 from tests.broker.api.test_applications import make, new
 from tests.casting import Caller, Cast, client_secrets, code
 
@@ -80,11 +81,17 @@ def test_everything_of_a_client_is_registered_and_shown(cast: Cast) -> None:
         ("web", "http://localhost:3000/cb"),
         ("spa", "http://127.0.0.1:5173/"),
         ("native", "http://[::1]/cb"),
+        ("web", "https://xn--wki-dma.acme-1.example:8443/cb"),
+        ("web", "https://192.0.2.1/cb"),
+        ("web", f"https://{'a' * 63}.example/cb"),
+        ("web", "https://4wiki.example/cb"),
+        ("web", "https://[2001:db8::1]:8443/cb"),
         ("native", "com.acme.wiki:/back"),
     ],
 )
 def test_redirect_uris_are_https_loopback_or_an_apps_own_scheme(cast: Cast, type: str, uri: str) -> None:
     assert make(cast.acme_admin, type=type, redirect_uris=[uri])["redirect_uris"] == [uri]
+    assert source(uri), "and the pages can name it"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +111,20 @@ def test_redirect_uris_are_https_loopback_or_an_apps_own_scheme(cast: Cast, type
         ("web", "https://w\u0456ki.acme.example/cb"),
         ("web", "https:///cb"),
         ("web", "https://wiki.acme.example:99999/cb"),
+        ("web", "https://wiki.Acme.example/cb"),
+        ("web", "https://wiki..example/cb"),
+        ("web", "https://.acme.example/cb"),
+        ("web", "https://wiki.acme.example./cb"),
+        ("web", "https://wiki$(acme)!'&=.example/cb"),
+        ("web", "https://wiki_acme.example/cb"),
+        ("web", "https://-wiki.example/cb"),
+        ("web", "https://wiki-.example/cb"),
+        ("web", f"https://{'a' * 64}.example/cb"),
+        ("web", "https://192.0.2/cb"),
+        ("web", "https://0300.0.2.1/cb"),
+        ("web", "https://wiki.0x1/cb"),
+        ("web", "https://[2001:db8::1::2]/cb"),
+        ("web", "https://wiki.acme.example:/cb"),
         ("web", "//wiki.acme.example/cb"),
         ("web", "/cb"),
         ("web", "HTTPS://wiki.acme.example/cb"),
