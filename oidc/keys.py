@@ -21,6 +21,7 @@ import orjson
 import sqlalchemy as sa
 from flask import current_app
 from joserfc.jwk import ECKey, RSAKey
+from sqlalchemy.exc import DBAPIError
 
 from broker import events, running, settings
 from broker.context import PLATFORM
@@ -84,7 +85,15 @@ class _Held:
             return present
         if present is not None and self._lock.locked():
             return present
-        return self._reread(self._read_at)
+        try:
+            return self._reread(self._read_at)
+        except DBAPIError as away:
+            if present is None:
+                raise
+            # Public keys are good without the database, and whatever else they serve asks it anyway.
+            log.warning("the signing keys cannot be read again, those of before are used: %s", away)
+            self._read_at = time.monotonic() - REREAD_SECONDS + UNKNOWN_SECONDS
+            return present
 
     def verifying(self, kid: str) -> SigningJwk | None:
         seen = self._read_at
@@ -132,7 +141,7 @@ def _ring_of(rows: Sequence[Any], parsed: dict[str, SigningJwk]) -> Ring:
 
 
 def ring() -> Ring:
-    """This process's keys, at most half a minute old."""
+    """This process's keys, at most half a minute old; the last there were, while the database is away."""
     return _held().ring()
 
 

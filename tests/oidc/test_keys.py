@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -157,6 +158,28 @@ def test_invented_kids_do_not_make_us_ask_the_database_each_time(house: Flask, m
     monkeypatch.setattr(keys, "hot", count)
     assert all(keys.verifying(f"invented-{number}") is None for number in range(50))
     assert len(asked) <= 1
+
+
+def test_what_is_published_stays_so_while_the_database_is_away(
+    house: Flask, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = f"/api/v1/auth/tenants/{world.acme.slug}"
+    paths = ("/.well-known/jwks.json", f"{tenant}/oauth/jwks", f"{tenant}/.well-known/openid-configuration")
+    caller = house.test_client()
+    before = [caller.get(path).data for path in paths]
+    connections = house.extensions["scaikey.hot"]
+    with socket.socket() as nobody, monkeypatch.context() as away:
+        nobody.bind(("127.0.0.1", 0))
+        away.setitem(connections._arguments, "host", "127.0.0.1")
+        away.setitem(connections._arguments, "port", nobody.getsockname()[1])
+        connections.close()
+        away.setattr("time.monotonic", lambda later=time.monotonic: later() + 60)
+        assert [(said.status_code, said.data) for said in map(caller.get, paths)] == [(200, body) for body in before]
+        assert "those of before are used" in caplog.text
+        assert caller.get("/api/v1/auth/tenants/never-asked-for/oauth/jwks").status_code == 503
+        keys.forget()
+        assert caller.get(paths[0]).status_code == 503
+    assert caller.get(paths[0]).data == before[0]
 
 
 def test_a_kid_another_process_has_just_made_is_found(house: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
