@@ -41,25 +41,26 @@ class Subject:
     jti: str | None = None
 
 
-FACTS: LiteralString = """LATERAL (
-    SELECT t.status = 'active',
-        CASE WHEN %(user)s::text IS NOT NULL THEN coalesce(
-            (SELECT u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now())
+_USABLE: LiteralString = """SELECT u.removed_at IS NULL AND u.active
+                AND (u.active_until IS NULL OR u.active_until > now())
                 AND NOT EXISTS (
                     SELECT 1 FROM links l WHERE l.tenant_id = u.tenant_id AND l.resource_id = u.id
                     AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL)
-             FROM resources u WHERE u.tenant_id = scope.tenant AND u.id = %(user)s AND u.type = 'User'), false) END,
-        CASE WHEN %(application)s::text IS NOT NULL THEN coalesce(
-            (SELECT a.enabled FROM application_access x
-             JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
-             WHERE x.tenant_id = scope.tenant AND x.application_id = %(application)s), false) END,
-        CASE WHEN %(application)s::text IS NOT NULL THEN EXISTS (
-            SELECT 1 FROM application_access x
-            WHERE x.tenant_id = scope.tenant AND x.application_id = %(application)s) END,
-        CASE WHEN %(application)s::text IS NOT NULL AND %(user)s::text IS NOT NULL THEN coalesce(
-            (SELECT NOT a.assignment_required FROM application_access x
-             JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
-             WHERE x.tenant_id = scope.tenant AND x.application_id = %(application)s), false)
+             FROM resources u WHERE u.tenant_id = scope.tenant AND u.type = 'User' AND u.id ="""
+_APPLICATION: LiteralString = """SELECT a.enabled, a.assignment_required FROM application_access x
+        JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
+        WHERE x.tenant_id = scope.tenant AND x.application_id ="""
+_COLUMNS: LiteralString = """(tenant_active, user_usable, application_enabled, has_access, assigned, provider_enabled,
+    session_live, grant_live, token_revoked)"""
+
+FACTS: LiteralString = (
+    """LATERAL (
+    SELECT t.status = 'active',
+        CASE WHEN %(user)s::text IS NOT NULL THEN coalesce(({usable} %(user)s), false) END,
+        CASE WHEN %(application)s::text IS NOT NULL THEN coalesce(a.enabled, false) END,
+        CASE WHEN %(application)s::text IS NOT NULL THEN a.enabled IS NOT NULL END,
+        CASE WHEN %(application)s::text IS NOT NULL AND %(user)s::text IS NOT NULL THEN
+            coalesce(NOT a.assignment_required, false)
             OR EXISTS (
                 SELECT 1 FROM assignments s WHERE s.tenant_id = scope.tenant
                 AND s.application_id = %(application)s AND s.principal_id = %(user)s)
@@ -71,23 +72,45 @@ FACTS: LiteralString = """LATERAL (
                     JOIN memberships m ON m.tenant_id = scope.tenant AND m.member_id = up.id)
                 SELECT 1 FROM up JOIN assignments s ON s.tenant_id = scope.tenant
                 AND s.application_id = %(application)s AND s.principal_id = up.id) END,
-        (SELECT p.enabled FROM identity_providers p WHERE p.tenant_id = scope.tenant AND p.id = coalesce(
-            %(provider)s::text,
-            (SELECT g.provider_id FROM grants g WHERE g.tenant_id = scope.tenant AND g.id = %(grant)s),
-            (SELECT s.provider_id FROM sessions s WHERE s.tenant_id = scope.tenant AND s.id = %(session)s))),
-        CASE WHEN %(session)s::text IS NOT NULL THEN coalesce(
-            (SELECT s.ended_at IS NULL AND s.expires_at > now() FROM sessions s
-             WHERE s.tenant_id = scope.tenant AND s.id = %(session)s), false) END,
-        CASE WHEN %(grant)s::text IS NOT NULL THEN coalesce(
-            (SELECT g.ended_at IS NULL FROM grants g WHERE g.tenant_id = scope.tenant AND g.id = %(grant)s),
-            false) END,
+        (SELECT p.enabled FROM identity_providers p WHERE p.tenant_id = scope.tenant
+         AND p.id = coalesce(%(provider)s::text, g.provider_id, n.provider_id)),
+        CASE WHEN %(session)s::text IS NOT NULL THEN coalesce(n.ended_at IS NULL AND n.expires_at > now(), false) END,
+        CASE WHEN %(grant)s::text IS NOT NULL THEN g.id IS NOT NULL AND g.ended_at IS NULL END,
         CASE WHEN %(jti)s::text IS NOT NULL THEN EXISTS (
             SELECT 1 FROM revoked_tokens r WHERE r.tenant_id = scope.tenant AND r.jti = %(jti)s) END
-    FROM tenants t WHERE t.id = scope.tenant OFFSET 0
-) AS facts (tenant_active, user_usable, application_enabled, has_access, assigned, provider_enabled, session_live,
-            grant_live, token_revoked)
-"""
+    FROM tenants t
+    LEFT JOIN LATERAL ({application} %(application)s OFFSET 0) a ON true
+    LEFT JOIN LATERAL (
+        SELECT g.id, g.provider_id, g.ended_at FROM grants g
+        WHERE g.tenant_id = scope.tenant AND g.id = %(grant)s OFFSET 0
+    ) g ON true
+    LEFT JOIN LATERAL (
+        SELECT s.provider_id, s.ended_at, s.expires_at FROM sessions s
+        WHERE s.tenant_id = scope.tenant AND s.id = %(session)s OFFSET 0
+    ) n ON true
+    WHERE t.id = scope.tenant OFFSET 0
+) AS facts {columns}
+""".replace("{usable}", _USABLE)
+    .replace("{application}", _APPLICATION)
+    .replace("{columns}", _COLUMNS)
+)
 """To be joined to `IN_TENANT`, with the parameters of `parameters`: the columns of a `Standing`."""
+
+CLIENT_FACTS: LiteralString = (
+    """LATERAL (
+    SELECT t.status = 'active',
+        CASE scope.kind WHEN 'service_account' THEN coalesce(({usable} scope.id), false) END,
+        CASE scope.kind WHEN 'application' THEN coalesce(a.enabled, false) END,
+        CASE scope.kind WHEN 'application' THEN a.enabled IS NOT NULL END,
+        NULL::boolean, NULL::boolean, NULL::boolean, NULL::boolean, NULL::boolean
+    FROM tenants t LEFT JOIN LATERAL ({application} scope.id AND scope.kind = 'application' OFFSET 0) a ON true
+    WHERE t.id = scope.tenant OFFSET 0
+) AS facts {columns}
+""".replace("{usable}", _USABLE)
+    .replace("{application}", _APPLICATION)
+    .replace("{columns}", _COLUMNS)
+)
+"""The same about a client that acts for itself: to be joined to a `scope` of tenant, kind and id."""
 
 _ALONE: LiteralString = "SELECT facts.* FROM scope, "
 _STANDING: LiteralString = IN_TENANT + _ALONE + FACTS
