@@ -15,6 +15,7 @@ from broker.db import platform_scope
 from broker.models import Grant, IdentityProvider, Session, SettingValue, Tenant
 from broker.sign_in import browser as cookies
 from broker.sign_in import sessions
+from broker.sign_in.flow import Choose, Done
 from tests.broker.sign_in.stage import Browser, Stage
 
 
@@ -98,6 +99,18 @@ def test_an_attackers_session_planted_in_a_browser_never_becomes_its_owners(acme
     live = acme.live(victim)
     assert live is not None and live.user_name == "Alice"
     assert acme.live(attacker) is None
+
+
+def test_an_upstream_that_is_no_way_in_any_more_keeps_whom_it_let_in_and_a_disabled_one_does_not(acme: Stage) -> None:
+    provider_id, browser = acme.provider(), acme.browser()
+    acme.signed_in(browser)
+    acme.change_provider(provider_id, sign_in=False)
+    assert acme.live(browser) is not None
+    assert isinstance(acme.authorize(browser, acme.application())[1], Done)
+    _, step = acme.authorize(acme.browser(), acme.application(), provider=provider_id)
+    assert step == Choose(None, (), ask_password=True)
+    acme.change_provider(provider_id, enabled=False)
+    assert acme.live(browser) is None
 
 
 def test_each_sign_in_has_a_fresh_secret_and_the_one_before_opens_nothing(acme: Stage, signed_in: Browser) -> None:
