@@ -17,6 +17,8 @@ from .db import db
 from .models import Grant, Session
 from .protocol import OFFLINE
 
+DISABLED = "user_disabled"
+
 
 def end_session(session_id: str, reason: str, *, everything: bool = False) -> bool:
     """A session, and the grants that live as long as it: all of them with `everything`, else those without offline
@@ -41,6 +43,8 @@ def end_grant(grant_id: str, reason: str) -> bool:
 
 def end_all_of(user_ids: Sequence[str], reason: str, changes: events.Changes) -> None:
     """Every session and every grant of these people, into the changes of whoever ends them."""
+    if not user_ids:
+        return
     theirs = sa.any_(sa.cast(list(user_ids), pg.ARRAY(sa.Text)))
     _end_sessions(Session.user_id == theirs, reason, changes)
     _end_grants(Grant.user_id == theirs, reason, changes)

@@ -16,6 +16,7 @@ import orjson
 
 from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
+from ..endings import DISABLED, end_all_of
 from ..events import Changes, record
 from . import documents, layers, links, mapping, members, names, references, rows
 from .documents import MANAGER, PARENT, Values
@@ -129,6 +130,9 @@ class PageOfChanges:
         self._change_members(deltas)
         members.release(self.tenant, self.via.id, self.run_no, self.tally)
         self._find_gone(gone.values())
+        # The guard may keep them for a while; whoever is disabled there uses nothing meanwhile, and nothing comes back.
+        out = [item.row.id for item in items if item.row and not item.skipped and not item.active]
+        end_all_of(out, DISABLED, self.changes)
         self._tell(items)
         return self.outcome
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from ..db import db
-from ..endings import end_all_of
+from ..endings import DISABLED, end_all_of
 from ..events import Changes, record
 from . import layers, members, references, rows
 from .mapping import SIGN_IN_KINDS
@@ -251,7 +251,7 @@ def _disable(tenant: str, via: str, losses: Sequence[Loss], outcome: Outcome, ch
 
 
 def deactivate(tenant: str, ids: Sequence[str], changes: Changes) -> list[rows.Row]:
-    """Make these people inactive; returns those who were active."""
+    """Make these people inactive, and end what they signed in to; returns those who were active."""
     active = [row for row in rows.load(tenant, ids).values() if row.active]
     for row in active:
         row.active = False
@@ -259,6 +259,7 @@ def deactivate(tenant: str, ids: Sequence[str], changes: Changes) -> list[rows.R
         row.write({**row.read(), "active": False})
         changes.add("user.disabled", row.type, row.id, ["active"])
     rows.update(tenant, active)
+    end_all_of([row.id for row in active], DISABLED, changes)
     return active
 
 

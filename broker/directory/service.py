@@ -20,6 +20,7 @@ from connectors.port import Change, Identity
 
 from ..context import Scope
 from ..db import current_scope, db, directory_writes
+from ..endings import DISABLED, end_all_of
 from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider, Resource
@@ -101,8 +102,7 @@ class Directory:
             names.name_tokens(self.tenant, [row])
             with _one_name_each():
                 rows.insert(self.tenant, [row])
-            wanted = _member_ids(document)
-            if wanted:
+            if wanted := _member_ids(document):
                 self._check_members(row.id, wanted)
                 members.add_local(self.tenant, row.id, wanted)
             self._record(f"{row.noun}.created", row)
@@ -268,9 +268,8 @@ class Directory:
     def _read(self, id: str) -> Resource:
         session = db.session()
         session.expire_all()
-        return session.execute(
-            sa.select(Resource).where(Resource.tenant_id == self.tenant, Resource.id == id)
-        ).scalar_one()
+        wanted = sa.select(Resource).where(Resource.tenant_id == self.tenant, Resource.id == id)
+        return session.execute(wanted).scalar_one()
 
     def _load(self, resource_type: str, id: str, if_match: int | None) -> Row:
         row = rows.load(self.tenant, [id]).get(id)
@@ -372,12 +371,11 @@ class Directory:
 
     def _room(self) -> int | None:
         """How many more users the tenant may have; None where the partner sets no limit. Others who ask wait."""
-        session = db.session()
         limit = self._limit()
         if limit is None:
             return None
-        session.execute(_LOCK_ROOM, {"tenant": self.tenant})
-        return max(0, limit - int(session.execute(_USERS, {"tenant": self.tenant}).scalar_one()))
+        db.session().execute(_LOCK_ROOM, {"tenant": self.tenant})
+        return max(0, limit - int(db.session().execute(_USERS, {"tenant": self.tenant}).scalar_one()))
 
     def _limit(self) -> int | None:
         return db.session().execute(_LIMIT, {"tenant": self.tenant}).scalar()
@@ -423,6 +421,8 @@ class Directory:
     def _record(self, name: str, row: Row, changed: Any = ()) -> None:
         changes = Changes()
         changes.add(name, row.type, row.id, changed)
+        if name == "user.disabled":
+            end_all_of([row.id], DISABLED, changes)
         record(changes, tenant_id=self.tenant)
 
     def _keep_layers(self, row: Row) -> None:

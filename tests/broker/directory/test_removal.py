@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -10,10 +11,13 @@ from sqlalchemy import event
 
 from broker import credentials, ids
 from broker.attributes import ENTERPRISE
-from broker.db import db
+from broker.db import db, directory_writes
 from broker.directory import EXPLICIT, Loss, members_lost
-from broker.models import HeldRemoval, PersonalAccessToken, Resource, ResourceValue, RoleAssignment, SyncRun
+from broker.models import HeldRemoval, Link, PersonalAccessToken, Resource, ResourceValue, RoleAssignment, SyncRun
+from broker.standing import Subject, standing
 from connectors.port import Gone
+from oidc.tokens import Issuer
+from tests.oidc.minting import sign_in
 
 from .conftest import Tenant, Upstream, dn, group, other, ou, person
 
@@ -159,6 +163,59 @@ def test_disabled_upstream_stays_active_until_it_is_taken_away(acme: Tenant, ad:
     ]
     assert acme.document(ann)["active"] is False
     assert ad.losses() == [] and ad.take_away(losses).disabled == 0 and acme.news() == []
+
+
+def _here(acme: Tenant, ad: Upstream, id: str) -> None:
+    acme.put("User", id, {"userName": acme.row(id).name, "active": False})
+
+
+def _upstream(acme: Tenant, ad: Upstream, id: str) -> None:
+    ad.pass_over(person("ann", active=False), person("bob"))
+
+
+def _upstream_while_the_guard_waits(acme: Tenant, ad: Upstream, id: str) -> None:
+    ad.next_run().apply(person("ann", active=False), person("bob"))
+
+
+def _by_its_time(acme: Tenant, ad: Upstream, id: str) -> None:
+    ad.next_run().apply(person("ann", accountExpires="116444736000000000"), person("bob"))
+
+
+def _by_the_clock(acme: Tenant, ad: Upstream, id: str) -> None:
+    with acme.open() as session, directory_writes():
+        session.get_one(Resource, (acme.scope.tenant_id, id)).active_until = datetime.now(UTC)
+        session.flush()
+    with acme.directory() as directory:
+        assert directory.expire_due() == 1
+    with acme.open() as session, directory_writes():
+        session.execute(sa.update(Link).where(Link.resource_id == id).values(digest=b""))
+
+
+WAYS = [_here, _upstream, _upstream_while_the_guard_waits, _by_its_time, _by_the_clock]
+
+
+@pytest.mark.parametrize("disable", WAYS)
+def test_nothing_from_before_comes_back_with_a_disabled_person(
+    acme: Tenant, ad: Upstream, disable: Callable[[Tenant, Upstream, str], None]
+) -> None:
+    ad.apply(person("ann"), person("bob"))
+    ann, bob = (ad.resource(f"key-{name}") for name in ("ann", "bob"))
+    held = {id: sign_in(acme.scope, id, issuer=Issuer("https://acme.example", acme.scope)) for id in (ann, bob)}
+    acme.news()
+    disable(acme, ad, ann)
+    ended = [event for event in acme.news() if event.name.endswith(".ended")]
+    assert sorted(event.resource for event in ended) == sorted([held[ann].session_id, held[ann].grant_id])
+    assert {event.changed["reason"] for event in ended} == {"user_disabled"}
+    ad.pass_over(person("ann"), person("bob"))
+    if disable is _here:
+        acme.put("User", ann, {"userName": acme.row(ann).name, "active": True})
+    row = acme.row(ann)
+    assert row.active and row.active_until is None
+    assert not [event for event in acme.news() if event.name.endswith(".ended")]
+    for id, alive in ((ann, False), (bob, True)):
+        about = Subject(user_id=id, session_id=held[id].session_id, grant_id=held[id].grant_id)
+        facts = standing(about, tenant_id=acme.scope.tenant_id)
+        assert facts.user_usable and (facts.session_live, facts.grant_live) == (alive, alive)
 
 
 def test_expired_account_waits_like_a_disabled_one(acme: Tenant, ad: Upstream) -> None:
