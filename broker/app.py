@@ -7,7 +7,8 @@ the doors, and gives every answer its request id and its headers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from broker.context import ANONYMOUS, acting, request_id_from
 from broker.doors import Door
 from broker.embedded import Services
 from broker.errors import BadRequest, Problem
+from oidc import keys
 from scim import push  # noqa: F401 - push subscribes to the outbox
 
 if TYPE_CHECKING:
@@ -116,7 +118,7 @@ def _open_doors(app: Flask) -> None:
     # Here, because a command or a worker that opens no door need not load what they are made of.
     from broker import api, pages
     from broker.pages import lent
-    from oidc import endpoints, looks
+    from oidc import discovery, endpoints, looks
     from scim import server
 
     app.url_map.merge_slashes = False
@@ -167,7 +169,7 @@ def _open_doors(app: Flask) -> None:
             response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         return response
 
-    app.wsgi_app = _Numbered(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = _Numbered(_Kept(app, app.wsgi_app, discovery.is_published))  # type: ignore[method-assign]
 
 
 def _challenge(problem: Problem) -> str:
@@ -196,3 +198,52 @@ class _Numbered:
 
         with acting(ANONYMOUS, request_id), logs.bound(request_id=request_id):
             return self._application(environ, start)
+
+
+class _Kept:
+    """What is published to everybody is answered as it was a second ago: validators of every application ask for it.
+
+    An answer is kept no longer than the keys it was made with are this process's.
+    """
+
+    _SECONDS = 1.0
+    _MOST, _LONGEST = 1_000, 500
+    """Answers, and characters of what was asked."""
+
+    def __init__(self, app: Flask, application: WSGIApplication, is_published: Callable[[str], bool]) -> None:
+        self._app = app
+        self._application = application
+        self._is_published = is_published
+        self._answers: dict[tuple[str | None, ...], tuple[float, object, str, list[tuple[str, str]], list[bytes]]] = {}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING") or not self._is_published(path):
+            return self._application(environ, start_response)
+        asked = (path, environ.get("HTTP_HOST"), environ.get("HTTP_IF_NONE_MATCH"))
+        kept = self._answers.get(asked)
+        if kept is None or time.monotonic() > kept[0] or kept[1] is not keys.present(self._app):
+            return self._answered(asked, environ, start_response)
+        start_response(kept[2], list(kept[3]))
+        return kept[4]
+
+    def _answered(
+        self, asked: tuple[str | None, ...], environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        said: list[Any] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            said[:] = status, headers
+            return start_response(status, headers, *rest)
+
+        answer = self._application(environ, start)
+        body = list(answer)
+        if hasattr(answer, "close"):
+            answer.close()
+        status, headers = said
+        if status.startswith(("200", "304")) and sum(len(part or "") for part in asked) < self._LONGEST:
+            if len(self._answers) >= self._MOST:
+                self._answers.clear()
+            until = time.monotonic() + self._SECONDS
+            self._answers[asked] = until, keys.present(self._app), status, list(headers), body
+        return body

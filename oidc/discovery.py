@@ -61,3 +61,8 @@ def document(issuer: Issuer) -> tuple[bytes, str]:
         }
     )
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def is_published(path: str) -> bool:
+    """Whether what is there is the same for everybody: key sets and metadata."""
+    return path.endswith("/oauth/jwks") or "/.well-known/" in path

@@ -19,7 +19,7 @@ from typing import Any, LiteralString, cast
 
 import orjson
 import sqlalchemy as sa
-from flask import current_app
+from flask import Flask, current_app
 from joserfc.jwk import ECKey, RSAKey
 from sqlalchemy.exc import DBAPIError
 
@@ -78,6 +78,10 @@ class _Held:
         self._ring: Ring | None = None
         self._read_at = self._sought_at = -1e9
         self._parsed: dict[str, SigningJwk] = {}
+
+    @property
+    def held(self) -> Ring | None:
+        return self._ring
 
     def ring(self) -> Ring:
         present = self._ring
@@ -153,6 +157,12 @@ def verifying(kid: str) -> SigningJwk | None:
 def forget() -> None:
     """Read the keys again when they are next asked for."""
     _held().forget()
+
+
+def present(app: Flask) -> Ring | None:
+    """The ring this process holds at this moment, without looking whether there is a newer one."""
+    held: _Held | None = app.extensions.get(_RING)
+    return held.held if held else None
 
 
 def _held() -> _Held:

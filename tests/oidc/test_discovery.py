@@ -8,6 +8,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from oidc import keys
 from oidc.tokens import Issuer
 from tests.conftest import World
 
@@ -76,3 +77,23 @@ def test_a_foreign_host_is_not_reflected(web: Flask) -> None:
     assert refused.status_code == 400 and b"evil" not in refused.data
     forwarded = client.get(well_known(PLATFORM)[0], headers={"X-Forwarded-Host": "evil.example"})
     assert forwarded.status_code == 200 and b"evil" not in forwarded.data
+
+
+def test_what_is_published_is_kept_for_a_moment_and_no_longer_than_its_keys(web: Flask, world: World) -> None:
+    path = f"/api/v1/auth/tenants/{world.acme.slug}/oauth/jwks"
+    client = web.test_client()
+    first, again = client.get(path), client.get(path)
+    assert first.data == again.data and first.headers["ETag"] == again.headers["ETag"]
+    assert first.headers["X-Request-ID"] != again.headers["X-Request-ID"]
+    assert client.get(path, headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
+    assert client.get(path, headers={"Host": "elsewhere.example"}).status_code == 400
+    with web.app_context():
+        keys.forget()
+    asked: list[object] = []
+    web.before_request_funcs.setdefault(None, []).append(lambda: asked.append(1))
+    try:
+        client.get(path)
+        client.get(path)
+    finally:
+        web.before_request_funcs[None].pop()
+    assert len(asked) == 1
