@@ -140,7 +140,7 @@ def _still_fits(client: Client, asked: AuthRequest) -> bool:
         and client.check_redirect_uri(asked.redirect_uri)
         and client.check_response_type("code")
         and asked.audience in client.audiences
-        and set(asked.scopes) <= set(client.scopes)
+        and set(asked.scopes) <= set(client.scopes_for(asked.audience))
     )
 
 
@@ -215,15 +215,15 @@ def _checked(server: Server, request: HouseRequest, client: Client, redirect_uri
         raise InvalidRequestError("max_age is not a number of seconds")
     # Authlib's own checks, PKCE among them, which hangs on them.
     grant: CodeGrant = server.get_consent_grant(request)
-    scopes = client.narrowed(request.get("scope"), people=True)
-    if scopes is None:
-        raise InvalidScopeError()
     try:
         audience = client.audience(request.target())
     except ValueError:
         audience = None
     if audience is None:
         raise invalid_target()
+    scopes = client.narrowed(request.get("scope"), audience, people=True)
+    if scopes is None:
+        raise InvalidScopeError()
     return AuthRequest(
         issuer=server.issuer.kind,
         application_id=client.id,

@@ -8,17 +8,19 @@ asked anew at every request, and nothing of a client is kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
+import sqlalchemy as sa
 from authlib.oauth2.rfc6749 import ClientMixin
 
 from broker import settings
 from broker.context import Scope
-from broker.db import hot
-from broker.protocol import OFFLINE, SECRET_METHODS, STANDARD_SCOPES
-from broker.standing import FACTS, Standing, Subject
+from broker.db import db, hot
+from broker.models import Application
+from broker.protocol import OFFLINE, OUR_AUDIENCE, SECRET_METHODS, STANDARD_SCOPES
+from broker.standing import CLIENT_FACTS, Standing, Subject
 from oidc.tokens import Issuer
 
 USUAL_LIFETIME: int = settings.SETTINGS["access_token_lifetime"].default
@@ -26,16 +28,6 @@ USUAL_LIFETIME: int = settings.SETTINGS["access_token_lifetime"].default
 _CLIENT_ID = re.compile(r"[!-~]{1,255}")
 _LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::([0-9]{1,5}))?((?:[/?][!-~]*)?)")
 _HIGHEST_PORT = 65_535
-
-_OWN_FACTS: LiteralString = (
-    FACTS.replace("%(application)s", "(CASE scope.kind WHEN 'application' THEN scope.id END)")
-    .replace("%(user)s", "(CASE scope.kind WHEN 'service_account' THEN scope.id END)")
-    .replace("%(provider)s", "NULL")
-    .replace("%(session)s", "NULL")
-    .replace("%(grant)s", "NULL")
-    .replace("%(jti)s", "NULL")
-)
-"""The facts about a client that acts for itself."""
 
 _FIND: LiteralString = """
 WITH found AS MATERIALIZED (
@@ -63,9 +55,13 @@ SELECT facts.*, scope.*,
        AND v.owner_id IN ('platform', (SELECT t.partner_id FROM tenants t WHERE t.id = scope.tenant), scope.tenant)
      ORDER BY v.locked DESC, CASE v.owner_id WHEN 'platform' THEN 0 WHEN scope.tenant THEN 2 ELSE 1 END
          * CASE WHEN v.locked THEN 1 ELSE -1 END
-     LIMIT 1) AS usual_lifetime
+     LIMIT 1) AS usual_lifetime,
+    (SELECT jsonb_object_agg(a.audience, a.scopes) FROM application_access x
+     JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
+     WHERE x.tenant_id = scope.tenant AND a.id <> scope.id AND jsonb_exists(
+         coalesce(scope.fields -> 'allowed_audiences', scope.fields -> 'audiences'), a.audience)) AS apis
 FROM here AS scope, {facts}
-""".replace("{facts}", _OWN_FACTS)
+""".replace("{facts}", CLIENT_FACTS)
 """First as the tenant that keeps the client, whose secrets nobody else sees, then as the tenant of the issuer. Each
 step needs the row of the one before, so that the tenant is set in this order. The lifetime is as `settings.of` resolves
 it: the widest level that locks it, else the one nearest the tenant."""
@@ -93,7 +89,10 @@ class Client(ClientMixin):  # type: ignore[misc]
     post_logout_redirect_uris: Sequence[str]
     scopes: Sequence[str]
     audiences: Sequence[str]
-    """The APIs it may ask for; the first one is what it gets when it names none."""
+    """The APIs it may ask for, if there still are such in the tenant; the first one is what it gets when it names
+    none."""
+    apis: Mapping[str, Collection[str]]
+    """Of these audiences those that other applications keep, with the scopes there are."""
     access_token_alg: str
     id_token_alg: str
     access_token_lifetime: int | None
@@ -119,19 +118,31 @@ class Client(ClientMixin):  # type: ignore[misc]
             return Subject(application_id=self.id)
         return Subject(user_id=self.id)
 
-    def narrowed(self, asked: str | None, *, people: bool) -> list[str] | None:
-        """The scopes asked for, without repetition; those registered when none are asked for; None when one is not
-        this client's. `people`: whether a person is there."""
-        allowed = [scope for scope in self.scopes if people or scope not in STANDARD_SCOPES]
+    def reaches(self, audience: str) -> bool:
+        """Whether the API is one of the open unit of work's tenant too, when the client was found without any."""
+        return audience not in self.apis or bool(
+            db.session().scalar(sa.select(Application.id).where(Application.audience == audience).limit(1))
+        )
+
+    def scopes_for(self, audience: str) -> list[str]:
+        """Of its scopes those a token for that API may carry: what a scope means at an API, the application that keeps
+        the API says, and not its caller."""
+        there = self.apis.get(audience)
+        return [scope for scope in self.scopes if there is None or scope in there or scope in STANDARD_SCOPES]
+
+    def narrowed(self, asked: str | None, audience: str, *, people: bool) -> list[str] | None:
+        """The scopes asked for, without repetition; all it may have there when none are asked for; None when one is not
+        this client's for this API. `people`: whether a person is there."""
+        allowed = [scope for scope in self.scopes_for(audience) if people or scope not in STANDARD_SCOPES]
         if not asked:
             return [scope for scope in allowed if scope != OFFLINE]
         wanted = list(dict.fromkeys(asked.split(" ")))
         return wanted if set(wanted) <= set(allowed) else None
 
     def audience(self, asked: str | None) -> str | None:
-        """The one `aud` of its access tokens; None when it may not ask for this one."""
+        """The one `aud` of its access tokens; None when it may not ask for this one, or for any."""
         if asked is None:
-            return self.audiences[0]
+            return next(iter(self.audiences), None)
         return asked if asked in self.audiences else None
 
     # What Authlib asks of a client.
@@ -144,8 +155,9 @@ class Client(ClientMixin):  # type: ignore[misc]
         return None
 
     def get_allowed_scope(self, scope: str | None) -> str | None:
-        found = self.narrowed(scope, people=True)
-        return None if found is None else " ".join(found)
+        """Whether they are its scopes at all; for which API they are asked is not known here."""
+        asked = (scope or "").split()
+        return " ".join(asked) if set(asked) <= set(self.scopes) else None
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
         """Character by character; only the port of a native app's loopback address is free (RFC 8252 section 7.3)."""
@@ -198,9 +210,14 @@ def _row(client_id: str, tenant_id: str | None) -> Any:
     return rows[0] if rows and rows[0].fields is not None else None
 
 
+def _present(audiences: Iterable[str], apis: Mapping[str, object]) -> list[str]:
+    """A name that no application of the tenant has any more may become that of somebody else's API."""
+    return [audience for audience in audiences if audience == OUR_AUDIENCE or audience in apis]
+
+
 def _client(row: Any, scope: Scope | None) -> Client:
     owner = Scope(row.owner, row.partner_id, row.tenant_kind, row.slug)
-    fields, facts = row.fields, Standing(*row[: len(Standing._fields)])
+    fields, facts, apis = row.fields, Standing(*row[: len(Standing._fields)]), row.apis or {}
     if row.kind == "service_account":
         return Client(
             kind="service_account",
@@ -220,7 +237,8 @@ def _client(row: Any, scope: Scope | None) -> Client:
             redirect_uris=(),
             post_logout_redirect_uris=(),
             scopes=fields["scopes"],
-            audiences=fields["audiences"] or [fields["client_id"]],
+            audiences=_present(fields["audiences"], apis) if fields["audiences"] else [fields["client_id"]],
+            apis=apis,
             access_token_alg="RS256",
             id_token_alg="RS256",
             access_token_lifetime=None,
@@ -248,7 +266,8 @@ def _client(row: Any, scope: Scope | None) -> Client:
         redirect_uris=fields["redirect_uris"],
         post_logout_redirect_uris=fields["post_logout_redirect_uris"],
         scopes=fields["scopes"],
-        audiences=list(dict.fromkeys([own, *fields["allowed_audiences"]])),
+        audiences=list(dict.fromkeys([own, *_present(fields["allowed_audiences"], apis)])),
+        apis=apis,
         access_token_alg=fields["access_token_signed_response_alg"],
         id_token_alg=fields["id_token_signed_response_alg"],
         access_token_lifetime=fields["access_token_lifetime"],

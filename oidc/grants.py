@@ -239,15 +239,15 @@ class ClientGrant(_AtTheTokenEndpoint, grants.ClientCredentialsGrant):  # type: 
 
     def validate_requested_scope(self) -> None:
         client: Client = self.request.client
-        scopes = client.narrowed(self.request.get("scope"), people=False)
-        if scopes is None:
-            raise InvalidScopeError()
         try:
             audience = client.audience(self.request.target())
         except ValueError:
             audience = None
         if audience is None:
             raise invalid_target()
+        scopes = client.narrowed(self.request.get("scope"), audience, people=False)
+        if scopes is None:
+            raise InvalidScopeError()
         reason = may_receive_tokens(self._standing(client))
         if reason is not None:
             log.info("%s gets no token: %s", client.client_id, reason)

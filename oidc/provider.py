@@ -23,7 +23,7 @@ from flask import Response
 from broker.context import Actor, acting, current_request_id
 from oidc import authentication, claims, clients
 from oidc.clients import Client
-from oidc.grants import S256, ClientGrant, CodeGrant, Issue, RefreshGrant
+from oidc.grants import S256, ClientGrant, CodeGrant, Issue, RefreshGrant, invalid_target
 from oidc.requests import HouseRequest
 from oidc.tokens import Authentication, Issued, Issuer, TokenIssuer
 
@@ -98,8 +98,11 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         if user is None:
             raise UnauthorizedClientError("Nothing was granted")
         scopes = list(dict.fromkeys(scope.split())) if scope and user.family else user.scopes
+        if self.issuer.scope is None and user.scope is not None and not client.reaches(user.audience):
+            raise invalid_target()
         # What was taken from the application since it was granted is not given again.
-        return issued(self.issuer, user, [one for one in scopes if one in client.scopes])
+        allowed = client.scopes_for(user.audience)
+        return issued(self.issuer, user, [one for one in scopes if one in allowed])
 
     def save_token(self, token: Mapping[str, Any], request: HouseRequest) -> None:
         """Access tokens are not stored, and refresh tokens were before they were shown."""

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from broker.db import db
 from broker.errors import Conflict, ValidationFailed
-from broker.models import ServiceAccount
-from broker.protocol import STANDARD_SCOPES
+from broker.models import Application, ServiceAccount
+from broker.protocol import OUR_SCOPES, STANDARD_SCOPES
 from broker.registry import client_rules
 from broker.registry.applications import check_audiences
 from broker.registry.changes import assign, tell
@@ -61,7 +61,7 @@ def update(account: ServiceAccount, values: Mapping[str, Any]) -> list[str]:
     _check(
         wanted.get("scopes", account.scopes),
         wanted.get("audiences", account.audiences),
-        known=account.audiences,
+        known=account,
     )
     changed = assign(account, wanted)
     if changed:
@@ -75,7 +75,7 @@ def removed(account: ServiceAccount) -> None:
     tell("service_account.removed", "ServiceAccount", account.id, {"name": account.name})
 
 
-def _check(scopes: list[str], audiences: list[str], *, known: list[str] | None = None) -> None:
+def _check(scopes: list[str], audiences: list[str], *, known: ServiceAccount | None = None) -> None:
     errors = {}
     if not audiences:
         errors["audiences"] = ["Name at least one; a token that names none is for the first."]
@@ -87,4 +87,16 @@ def _check(scopes: list[str], audiences: list[str], *, known: list[str] | None =
         errors["scopes"] = [f"{personal[0]} is about a person."]
     if errors:
         raise ValidationFailed(errors=errors)
-    check_audiences("audiences", [audience for audience in audiences if audience not in (known or ())])
+    had_audiences, had_scopes = (known.audiences, known.scopes) if known else ((), ())
+    check_audiences("audiences", [audience for audience in audiences if audience not in had_audiences])
+    _check_apis_know([scope for scope in scopes if scope not in OUR_SCOPES and scope not in had_scopes], audiences)
+
+
+def _check_apis_know(scopes: list[str], audiences: list[str]) -> None:
+    """Raises ValidationFailed for a scope that the application of none of these APIs has: it would be in no token."""
+    if scopes:
+        kept = db.session().scalars(sa.select(Application.scopes).where(Application.audience.in_(audiences)))
+        if unknown := sorted(set(scopes).difference(*kept)):
+            raise ValidationFailed(
+                errors={"scopes": [f"No application of these audiences has the scope {unknown[0]}."]}
+            )

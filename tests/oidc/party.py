@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -143,6 +145,7 @@ def make_app(owner: Scope, *, shared_with: tuple[Scope, ...] = (), secret: bool 
         **fields,
     }
     app_id, client_id = ids.new("app"), secrets.token_urlsafe(12)
+    make_apis(owner, values.get("allowed_audiences", ()), values["scopes"])
     with unit(owner) as session, acting(system("test")):
         session.add(Application(id=app_id, client_id=client_id, **values))
         session.flush()
@@ -152,6 +155,24 @@ def make_app(owner: Scope, *, shared_with: tuple[Scope, ...] = (), secret: bool 
     for other in shared_with:
         share(app_id, owner, other)
     return App(app_id, client_id, shown, owner, values["redirect_uris"][0] if values["redirect_uris"] else BACK)
+
+
+def make_apis(owner: Scope, audiences: Iterable[str], scopes: Sequence[str]) -> None:
+    """Applications that keep these APIs and know these scopes, where there are none."""
+    with unit(owner) as session:
+        there = set(session.scalars(sa.select(Application.audience)))
+        for audience in sorted(set(audiences) - there - {"scaikey"}):
+            api = Application(
+                id=ids.new("app"),
+                name="API",
+                type="service",
+                client_id=ids.new("app"),
+                audience=audience,
+                scopes=scopes,
+            )
+            session.add(api)
+            session.flush()
+            session.add(ApplicationAccess(application_id=api.id, owner_tenant_id=owner.tenant_id))
 
 
 def share(app_id: str, owner: Scope, other: Scope) -> None:
@@ -170,8 +191,9 @@ def make_service_account(scope: Scope, name: str = "", **fields: Any) -> App:
     name = name or "sa-" + secrets.token_hex(4)
     user_id = make_user(scope, name, userType="ServiceAccount")
     client_id = secrets.token_urlsafe(12)
+    values = {"scopes": ["read", "write"], "audiences": ["https://api.example"], **fields}
+    make_apis(scope, values["audiences"], values["scopes"])
     with unit(scope) as session, acting(system("test")):
-        values = {"scopes": ["read", "write"], "audiences": ["https://api.example"], **fields}
         session.add(ServiceAccount(id=user_id, name=name, client_id=client_id, **values))
         session.flush()
         shown = credentials.mint_client_secret(service_account_id=user_id)[1]

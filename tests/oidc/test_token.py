@@ -22,7 +22,7 @@ from connectors import http
 from oidc import client_keys
 from oidc.tokens import Issuer
 from tests.conftest import World
-from tests.oidc.party import App, Pkce, basic, make_app, make_service_account, party, share
+from tests.oidc.party import App, Pkce, answered, basic, make_app, make_service_account, party, share
 from tests.oidc.test_rfc9700 import error_of, jwt_claims
 
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -479,6 +479,65 @@ def test_what_is_taken_from_an_application_is_not_given_again(web: Flask, world:
     assert one.refresh(body["refresh_token"]).status_code == 200
     set_field(world.acme, app, grant_types=["authorization_code"])
     assert error_of(one.refresh(body["refresh_token"])) == (400, "unauthorized_client")
+
+
+def test_what_a_scope_means_at_an_api_says_the_application_that_keeps_it(at: Any, web: Flask, world: World) -> None:
+    """Its caller registers whatever it likes, and gets of it what there is at that API."""
+    api = make_app(world.acme, audience="https://orders.example", scopes=["orders:read"], redirect_uris=[])
+    wished = ["orders:read", "orders:write"]
+    robot = make_service_account(world.acme, audiences=["https://orders.example"], scopes=wished)
+    path = token_path(world.acme)
+    assert at(path, robot).json["scope"] == "orders:read"
+    assert at(path, robot, scope="orders:read").json["scope"] == "orders:read"
+    assert error_of(at(path, robot, scope="orders:write")) == (400, "invalid_scope")
+    app = make_app(
+        world.acme,
+        audience="https://shop.example",
+        allowed_audiences=["https://orders.example"],
+        scopes=["openid", *wished],
+    )
+    shop = party(web, app, world.acme, world.acme)
+    there = {"resource": "https://orders.example"}
+    assert answered(shop.authorize(scope="openid orders:write", **there))["error"] == "invalid_scope"
+    body = shop.signed_in(scope="openid orders:read", **there)
+    assert body["scope"] == "openid orders:read"
+    own = shop.signed_in(scope="openid orders:write", resource="https://shop.example")
+    assert own["scope"] == "openid orders:write"
+    set_field(world.acme, api, scopes=[])
+    assert shop.refresh(body["refresh_token"]).json["scope"] == "openid"
+    assert at(path, robot).json["scope"] == ""
+
+
+def test_an_api_that_no_application_keeps_any_more_is_not_asked_for(at: Any, web: Flask, world: World) -> None:
+    api = make_app(world.acme, audience="https://gone.example", redirect_uris=[])
+    robot = make_service_account(world.acme, audiences=["https://gone.example"], scopes=[])
+    path = token_path(world.acme)
+    app = make_app(world.acme, audience="https://shop.example", allowed_audiences=["https://gone.example"])
+    shop = party(web, app, world.acme, world.acme)
+    assert at(path, robot).status_code == 200
+    secret = shop.signed_in(resource="https://gone.example")["refresh_token"]
+    set_field(world.acme, api, audience="https://other.example")
+    assert error_of(at(path, robot)) == (400, "invalid_target")
+    assert answered(shop.authorize(resource="https://gone.example"))["error"] == "invalid_target"
+    assert error_of(shop.refresh(secret)) == (400, "invalid_grant")
+    assert shop.signed_in()["access_token"]
+
+
+def test_at_the_platforms_issuer_an_api_is_asked_for_in_tenants_that_may_use_it(
+    at: Any, web: Flask, world: World, platform: Scope
+) -> None:
+    audience = f"https://api-{world.acme.slug}.example"
+    machine = {"grant_types": ["client_credentials", "authorization_code"]}
+    api = make_app(platform, scope="GLOBAL", audience=audience, redirect_uris=[])
+    app = make_app(platform, scope="GLOBAL", shared_with=world.tenants, allowed_audiences=[audience], **machine)
+    share(api.id, platform, world.acme)
+    for tenant, given in ((world.acme, True), (world.globex, False)):
+        one, pkce = party(web, app, None, tenant), Pkce()
+        code = one.code(pkce, resource=audience)
+        named = at(token_path(None), app, tenant_id=tenant.tenant_id, resource=audience)
+        for answer in (one.redeem(code, pkce), named):
+            assert answer.status_code == 200 if given else error_of(answer) == (400, "invalid_target")
+    assert at(token_path(None), app, resource=audience).status_code == 200
 
 
 def test_the_setting_nearest_the_tenant_says_how_long_a_token_lives(

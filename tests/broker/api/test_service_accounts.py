@@ -100,11 +100,13 @@ def test_wrong_fields_are_named(cast: Cast, field: str, fields: dict[str, Any]) 
 
 
 def test_our_scopes_go_with_our_audience_and_others_with_their_apis(cast: Cast) -> None:
-    api = {"name": "API", "type": "service", "audience": "https://api.acme.example"}
+    api = {"name": "API", "type": "service", "audience": "https://api.acme.example", "scopes": ["api:read"]}
     assert cast.acme_admin.post("/applications", api).status_code == 201
     made = make(cast.acme_admin, audiences=[api["audience"]], scopes=["api:read"])
-    refused = cast.acme_admin.patch(f"{PATH}/{made['id']}", {"scopes": ["scim"]})
-    assert code(refused) == (422, "validation_failed")
+    for scope in ("scim", "api:write"):
+        refused = cast.acme_admin.patch(f"{PATH}/{made['id']}", {"scopes": [scope]})
+        assert code(refused) == (422, "validation_failed") and list(refused.get_json()["errors"]) == ["scopes"]
+    assert code(cast.acme_admin.post(PATH, new("x", audiences=[api["audience"]], scopes=["api:write"])))[0] == 422
     both = {"scopes": ["scim"], "audiences": [api["audience"], "scaikey"]}
     assert cast.acme_admin.patch(f"{PATH}/{made['id']}", both).status_code == 200
     assert code(cast.globex_admin.post(PATH, new(audiences=[api["audience"]])))[0] == 422
