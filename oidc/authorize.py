@@ -39,6 +39,8 @@ CODE_LIFE = 60
 RESPONSE_MODES = ("query", "form_post")
 PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 
+_LONGEST = {"state": 1_024, "nonce": 1_024, "login_hint": 320, "provider": 64}
+"""Characters of what is kept until the person has signed in; anybody may ask for that."""
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PASSED_BY_VALUE = {
     "request": "request_not_supported",
@@ -195,6 +197,9 @@ def _whom_to_answer(server: Server, request: HouseRequest) -> tuple[Client, str]
 def _checked(server: Server, request: HouseRequest, client: Client, redirect_uri: str) -> AuthRequest:
     """The request as it is kept. Raises OAuth2Error, to be sent to the client."""
     request.check_form()
+    for name, most in _LONGEST.items():
+        if len(request.get(name) or "") > most:
+            raise InvalidRequestError(f"{name} has more than {most} characters")
     for name, code in _PASSED_BY_VALUE.items():
         if request.get(name) is not None:
             raise OAuth2Error(f"{name} is not supported", error=code)

@@ -65,6 +65,8 @@ class SignInFlow(TenantOwned, Base):
     """The session that a sign-in in this very flow began."""
     consented: Mapped[bool] = mapped_column(server_default=text("false"))
     error: Mapped[str | None]
+    noted: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    """What of this flow the log has been told: each refusal once."""
     created_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
     expires_at: Mapped[Moment]
     finished_at: Mapped[Moment | None]

@@ -19,7 +19,6 @@ from broker.errors import NotFound
 from broker.models import ApplicationAccess, Partner, Tenant
 from broker.pages import refusals
 from broker.pages.faces import Brand, brand_of
-from broker.sign_in import flow
 from broker.sign_in.flow import FlowLost
 
 _WORDS = {
@@ -43,9 +42,6 @@ def of_tenant(view: Callable[..., Response]) -> Callable[..., Response]:
         try:
             return view(scope, **arguments)
         except FlowLost as lost:
-            if lost.other_browser is not None:
-                with unit(scope):
-                    flow.note_refusal(lost.other_browser, "other_browser")
             return turned_away(scope, lost.reason)
 
     return call

@@ -34,15 +34,13 @@ _LONGEST_NAME = 320
 
 
 class FlowLost(BadRequest):
-    """There is no such sign-in for this browser. `reason`: `flow_expired`, or `cookies_missing`; `other_browser` is the
-    flow when it is another browser's."""
+    """There is no such sign-in for this browser. `reason`: `flow_expired`, or `cookies_missing`."""
 
     title = "This sign-in cannot go on"
 
-    def __init__(self, reason: str, *, other_browser: Flow | None = None) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(note=reason)
         self.reason = reason
-        self.other_browser = other_browser
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,7 @@ def load(scope: Scope, flow_id: str, *, issuer: IssuerKind | None = None) -> Flo
     held = browser.tabs(browser.flow_cookie(scope.slug or ""))
     secret = next((one for one in held if hmac.compare_digest(browser.digest(one), row.browser)), None)
     if secret is None:
-        raise FlowLost("flow_expired" if held else "cookies_missing", other_browser=_flow(row, scope, ""))
+        raise FlowLost("flow_expired" if held else "cookies_missing")
     return _flow(row, scope, secret)
 
 
@@ -289,7 +287,10 @@ def refuse(
 def note_refusal(
     flow: Flow, reason: str, *, provider_id: str | None = None, user_id: str | None = None, detail: str | None = None
 ) -> None:
-    """Remember that something was refused, whatever becomes of the flow."""
+    """Remember that something was refused, whatever becomes of the flow: once for each flow, reason and whom it is
+    about, for anybody can send a request again."""
+    if not _first_note(flow, f"{reason} {provider_id or ''} {user_id or ''}"):
+        return
     said = {"reason": reason, "provider_id": provider_id, "user_id": user_id, "detail": detail, **_application(flow)}
     kind, id = ("User", user_id) if user_id else ("IdentityProvider", provider_id) if provider_id else ("Tenant", None)
     batch = events.Changes()
@@ -361,6 +362,17 @@ def _too_old(flow: Flow, session: LiveSession) -> bool:
 
 def _application(flow: Flow) -> dict[str, str]:
     return {"application_id": flow.request.application_id} if flow.request else {}
+
+
+def _first_note(flow: Flow, note: str) -> bool:
+    noted = db.session().scalar(
+        sa.update(SignInFlow)
+        .where(SignInFlow.id == flow.id, ~SignInFlow.noted.contains([note]))
+        .values(noted=SignInFlow.noted.concat([note]))
+        .returning(SignInFlow.id)
+        .execution_options(synchronize_session=False)
+    )
+    return noted is not None
 
 
 def _row(scope: Scope, flow_id: str) -> SignInFlow | None:

@@ -75,6 +75,12 @@ def test_3_1_a_parameter_without_a_value_counts_as_omitted(wiki: Party) -> None:
     assert answered(wiki.authorize(code_challenge=""))["error"] == "invalid_request"
 
 
+@pytest.mark.parametrize(("name", "most"), [("state", 1024), ("nonce", 1024), ("login_hint", 320), ("provider", 64)])
+def test_3_1_what_is_kept_until_the_person_has_signed_in_is_short(wiki: Party, name: str, most: int) -> None:
+    assert "code" in answered(wiki.authorize(**{name: "x" * most}))
+    assert answered(wiki.authorize(**{name: "x" * (most + 1)}))["error"] == "invalid_request"
+
+
 def test_3_1_unknown_parameters_are_passed_over(wiki: Party) -> None:
     assert "code" in answered(wiki.authorize(foo="bar", display="popup", ui_locales="de", acr_values="urn:high"))
 

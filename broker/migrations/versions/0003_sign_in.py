@@ -98,6 +98,7 @@ def upgrade() -> None:
         sa.Column("session_id", sa.Text(collation="C"), nullable=True),
         sa.Column("consented", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("noted", JSONB(), server_default=sa.text("'[]'"), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),

@@ -86,10 +86,24 @@ def test_a_form_that_is_not_ours_does_nothing(acme: Stage, local: str) -> None:
     ):
         answer = browser.post(url, {**fields, **said}, headers=headers)
         assert answer.status_code == 400 and "did not come from our page" in text(answer)
-    assert acme.live(browser) is None and acme.reasons() == ["forged"] * 6
+    assert acme.live(browser) is None and acme.reasons() == ["forged"]
     ours = {"Origin": "http://localhost:8080", "Sec-Fetch-Site": "same-origin"}
     assert browser.post(url, {**fields, "csrf": proof[1]}, headers=ours).status_code == 303
     assert acme.live(browser) is not None
+
+
+def test_the_log_is_told_once_however_often_a_request_is_repeated(acme: Stage, local: str) -> None:
+    mine, foreign = acme.browser(), acme.browser()
+    foreign.get(f"/t/{acme.slug}/sign-in")
+    for _ in range(2):
+        page = location(mine.get(f"/t/{acme.slug}/sign-in"))
+        for browser in (mine, foreign) * 3:
+            assert browser.post(page, {"csrf": "0" * 64, "username": "x"}).status_code == 400
+    assert acme.reasons() == ["forged"] * 2
+    flow_id, _ = acme.authorize(mine, acme.application(enabled=False))
+    for _ in range(3):
+        assert mine.get(f"/t/{acme.slug}/sign-in?flow={flow_id}").status_code == 403
+    assert acme.reasons() == ["forged", "forged", "application_disabled"]
 
 
 def test_the_page_is_framed_by_nobody_and_sends_its_form_to_us_and_the_application(acme: Stage, local: str) -> None:
