@@ -41,6 +41,7 @@ PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 
 _LONGEST = {"state": 1_024, "nonce": 1_024, "login_hint": 320, "provider": 64}
 """Characters of what is kept until the person has signed in; anybody may ask for that."""
+_LONGEST_QUERY = 8_000
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PASSED_BY_VALUE = {
     "request": "request_not_supported",
@@ -75,6 +76,15 @@ def begin(server: Server, request: HouseRequest) -> Response:
     with unit(scope):
         flow = sign_in.begin(scope, asked)
         return _onward(server, flow, session)
+
+
+def by_get(server: Server, request: HouseRequest) -> Response:
+    """The same request as a GET: a cross-site POST brings no cookie, and what it set would take the place of those
+    that stayed behind. Raises Untrusted."""
+    query = urlencode([(name, value) for name, values in request.payload.datalist.items() for value in values])
+    if len(query) > _LONGEST_QUERY:
+        raise Untrusted("bad_request", f"A request from another site has at most {_LONGEST_QUERY} characters")
+    return redirect(f"{server.issuer.endpoint('authorize')}?{query}")
 
 
 def resume(server: Server, flow_id: str) -> Response:

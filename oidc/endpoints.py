@@ -20,6 +20,7 @@ from broker.context import Scope
 from broker.doors import About, Door
 from broker.errors import NotFound, NotImplementedHere, Problem
 from broker.policy import Action
+from broker.sign_in import browser
 from broker.sign_in.flow import FlowLost
 from oidc import authentication, authorize, clients, discovery, keys, logout, looks, protected, requests
 from oidc.authorize import Untrusted
@@ -41,6 +42,8 @@ PREFIXES = (
 )
 
 _SCOPES = "scaikey.oidc.scopes"
+
+
 _KNOWN_FOR = 30.0
 """Seconds a tenant's slug is taken to be there; whether it may still do anything is asked each time."""
 _FOR_EVERYBODY = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "WWW-Authenticate"}
@@ -111,7 +114,10 @@ def begin(slug: str | None = None) -> Response:
         flow_id = request.args.get("flow") if request.method == "GET" else None
         if flow_id is not None and "client_id" not in request.args:
             return authorize.resume(server, flow_id)
-        return authorize.begin(server, _read())
+        asked = _read()
+        if request.method == "POST" and not browser.same_site():
+            return authorize.by_get(server, asked)
+        return authorize.begin(server, asked)
     except Untrusted as refusal:
         return looks.faces().turned_away(refusal.reason, refusal.detail)
     except FlowLost as lost:

@@ -81,6 +81,24 @@ def test_3_1_what_is_kept_until_the_person_has_signed_in_is_short(wiki: Party, n
     assert answered(wiki.authorize(**{name: "x" * (most + 1)}))["error"] == "invalid_request"
 
 
+def test_3_1_a_post_from_another_site_comes_again_as_a_get_and_with_its_cookies(wiki: Party) -> None:
+    strange = {"Origin": "https://wiki.example", "Sec-Fetch-Site": "cross-site"}
+    question = wiki.question(Pkce(), prompt="none", state="a&b=c é")
+    path = wiki.path("authorize")
+    without = wiki.web.test_client().post(path, data=question, headers=strange)
+    assert without.status_code == 303 and "Set-Cookie" not in without.headers
+    again = without.headers["Location"]
+    assert again.startswith(f"{wiki.issuer.url}/oauth/authorize?")
+    came = answered(wiki.client.get(again))
+    assert "code" in came and came["state"] == "a&b=c é"
+    twice = wiki.client.post(path, data={**question, "scope": ["openid", "openid"]}, headers=strange)
+    assert answered(wiki.client.get(twice.headers["Location"]))["error"] == "invalid_request"
+    long = wiki.client.post(path, data={**question, "state": "x" * 8_001}, headers=strange)
+    assert long.status_code == 400 and "Location" not in long.headers
+    for ours in ({}, {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}):
+        assert "code" in answered(wiki.client.post(path, data=question, headers=ours))
+
+
 def test_3_1_unknown_parameters_are_passed_over(wiki: Party) -> None:
     assert "code" in answered(wiki.authorize(foo="bar", display="popup", ui_locales="de", acr_values="urn:high"))
 
