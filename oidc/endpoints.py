@@ -52,6 +52,7 @@ _PREFLIGHT = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type",
     "Access-Control-Max-Age": "7200",
 }
+_READING = ("GET", "HEAD")
 _FOR_PEOPLE = ("/oauth/authorize", "/auth", "/oauth/logout")
 
 
@@ -111,7 +112,7 @@ def begin(slug: str | None = None) -> Response:
     """The authorization endpoint."""
     server = Server(issuer_of(slug))
     try:
-        flow_id = request.args.get("flow") if request.method == "GET" else None
+        flow_id = request.args.get("flow") if request.method in _READING else None
         if flow_id is not None and "client_id" not in request.args:
             return authorize.resume(server, flow_id)
         asked = _read()
@@ -243,7 +244,7 @@ def _token(server: Server) -> Response:
 
 
 def _read() -> requests.HouseRequest:
-    return requests.of_query(request) if request.method == "GET" else requests.of_body(request)
+    return requests.of_query(request) if request.method in _READING else requests.of_body(request)
 
 
 def _published(body: bytes, etag: str, seconds: int, mimetype: str) -> Response:

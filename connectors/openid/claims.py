@@ -7,6 +7,7 @@ value, and what is inside an object under a dotted name (`address.locality`). Cl
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ _TOKEN_CLAIMS = """
 """
 _ABOUT_THE_TOKEN = frozenset(_TOKEN_CLAIMS.split())
 _DEEPEST = 8
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def merged(id_token: Claims, userinfo: Claims) -> dict[str, Any]:
@@ -29,6 +31,14 @@ def merged(id_token: Claims, userinfo: Claims) -> dict[str, Any]:
         email = told.get("email")
         told["email_verified"] = isinstance(email, str) and email in verified_emails(id_token, userinfo)
     return told
+
+
+def check_text(value: Any) -> None:
+    """Raises ValueError when a string in this JSON is no text: half a surrogate pair, or a NUL, which nothing keeps."""
+    written = json.dumps(value, ensure_ascii=False)
+    written.encode()
+    if _NUL.search(written):
+        raise ValueError("NUL")
 
 
 def attributes(claims: Claims) -> dict[str, Sequence[str]]:

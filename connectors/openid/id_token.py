@@ -21,6 +21,7 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 from joserfc.jwt import JWTClaimsRegistry
 
+from connectors.openid.claims import check_text
 from connectors.port import Refused
 
 MOST_BYTES = 64 * 1024
@@ -121,7 +122,7 @@ def _signed(token: str, keys: KeySet, algorithms: Collection[str]) -> Claims:
     try:
         payload = jws.deserialize_compact(token, keys, registry=registry).payload
         claims = json.loads(payload or b"", cls=_StrictJson)
-        json.dumps(claims, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        check_text(claims)
     except InvalidKeyIdError:
         raise
     except JoseError:

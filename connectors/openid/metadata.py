@@ -16,6 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import JWKRegistry, Key, KeySet
 
 from connectors.http import BadResponse, Blocked, HttpClient, OutboundError, Response, TooLarge
+from connectors.openid.claims import check_text
 from connectors.openid.config import url_flaw
 from connectors.port import Misconfigured, Refused, Shelf, Unreachable
 
@@ -159,8 +160,8 @@ def _found(answer: Response, what: str) -> dict[str, Any]:
 def json_object(answer: Response, what: str) -> dict[str, Any]:
     try:
         value = answer.json()
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (BadResponse, UnicodeEncodeError):
+        check_text(value)
+    except (BadResponse, ValueError):
         raise Refused(f"{what} is not JSON.") from None
     if not isinstance(value, dict):
         raise Refused(f"{what} is not a JSON object.")

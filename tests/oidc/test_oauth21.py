@@ -99,6 +99,13 @@ def test_3_1_a_post_from_another_site_comes_again_as_a_get_and_with_its_cookies(
         assert "code" in answered(wiki.client.post(path, data=question, headers=ours))
 
 
+def test_3_1_head_is_asked_like_get(wiki: Party) -> None:
+    path = wiki.path("authorize")
+    question = wiki.question(Pkce(), prompt="none")
+    assert "code" in answered(wiki.client.head(path, query_string=question))
+    assert wiki.client.head(path, query_string={**question, "client_id": "nobody"}).status_code == 400
+
+
 def test_3_1_unknown_parameters_are_passed_over(wiki: Party) -> None:
     assert "code" in answered(wiki.authorize(foo="bar", display="popup", ui_locales="de", acr_values="urn:high"))
 

@@ -126,6 +126,16 @@ def test_an_answer_of_too_many_parameters_is_nobodys(acme: Stage) -> None:
     assert browser.get(callback + "".join(f"&a{number}=b" for number in range(40))).status_code == 303
 
 
+def test_claims_that_are_no_text_are_a_refusal_like_any_other(acme: Stage) -> None:
+    acme.provider()
+    for amr, status in ((["pwd"], 303), (["\0"], 403)):
+        browser = acme.browser()
+        onward = location(browser.get(location(browser.get(f"/t/{acme.slug}/sign-in"))))
+        arrived = browser.get(acme.at_upstream(onward, "alice", email="alice@acme.example", amr=amr))
+        assert arrived.status_code == status
+    assert acme.reasons() == ["upstream_refused"] and len(acme.sessions()) == 1
+
+
 def test_a_refusal_of_the_upstream_is_told_and_leads_back_to_the_choice(acme: Stage) -> None:
     provider_id = acme.provider()
     browser = acme.browser()

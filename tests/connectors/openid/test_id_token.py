@@ -167,6 +167,8 @@ FORGERIES: dict[str, Callable[[Change, Change], str]] = {
     ),
     "not a number": lambda header, claims: _signed_text(header, json.dumps({**claims, "exp": float("nan")})),
     "half a letter": lambda header, claims: _signed_text(header, json.dumps(claims)[:-1] + ', "name": "\\ud800"}'),
+    "a NUL": lambda header, claims: _signed_text(header, json.dumps({**claims, "amr": ["pwd", "\0"]})),
+    "a NUL in a name": lambda header, claims: _signed_text(header, json.dumps({**claims, "\\\0": 1})),
     "no object": lambda header, claims: _signed_text(header, "[1]"),
     "no JSON": lambda header, claims: _signed_text(header, "\xff"),
     "deep": lambda header, claims: _signed_text(header, '{"a":' + "[" * 9000 + "]" * 9000 + "}"),
@@ -193,6 +195,11 @@ def test_a_forged_token_is_refused(issuer: Issuer, http: HttpClient, forge: Call
     with pytest.raises(Refused) as caught:
         sign_in(connector)
     assert len(str(caught.value)) < 300
+
+
+def test_what_only_looks_like_an_escape_is_text(issuer: Issuer, http: HttpClient) -> None:
+    issuer.claims = {"amr": ["\\u0000", "\\ud800", "\U0001f511"]}
+    assert sign_in(upstream(issuer, http)).amr == ("\\u0000", "\\ud800", "\U0001f511")
 
 
 def test_a_published_secret_key_verifies_nothing(issuer: Issuer, http: HttpClient) -> None:
