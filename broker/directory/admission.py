@@ -7,6 +7,7 @@ with the identity's claims verbatim, and what they fill. A sign-in never makes a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from connectors.port import Identity, Record
 
+from ..attributes import fold
 from ..db import db
 from ..events import Changes, record
 from ..models import IdentityProvider
@@ -25,6 +27,9 @@ from .links import Link
 from .news import Shown, tell_shown
 from .records import Encoded, encode_record
 from .rows import Row, Unfit, ref_key
+
+_NAME = "userName"
+_AT = re.compile("[@\ufe6b\uff20]")
 
 How = Literal["link", "match", "verified_email", "created"]
 
@@ -101,7 +106,7 @@ class Arrival:
         if not self._usable(row):
             return self._refused("user_disabled", [id])
         if self.provider.sign_in and not (link.stands and link.digest == self._encoded().digest):
-            self._write(id)
+            self._write(row)
         return Admission(id, "link")
 
     def _joined(self, id: str, how: How) -> Admission:
@@ -117,7 +122,7 @@ class Arrival:
         if not self._usable(row):
             return self._refused("user_disabled", [id])
         self.changes.add("link.created", row.type, id, {"provider_id": self.via.id, "how": how})
-        self._write(id)
+        self._write(row)
         return Admission(id, how)
 
     def _new(self, removed: Row | None = None) -> Admission:
@@ -129,6 +134,9 @@ class Arrival:
             return self._refused("user_disabled", [row.id])
         row.removed_at, row.active = None, True
         said = layers.contribution(self.provider, "User", self.identity.attributes, True)
+        renamed = self._claims_a_foreign_name(said)
+        if renamed:
+            said.layer.values[_NAME] = self._own_name()
         try:
             rows.settle(row, layers.effective(row, [said]))
         except Unfit as unfit:
@@ -146,7 +154,9 @@ class Arrival:
                 raise
             return self._refused("user_name_taken")
         self.changes.add("user.revived" if removed else "user.created", row.type, row.id)
-        self._link(row.id)
+        number = self._link(row.id)
+        if renamed:
+            self._keep_name(number)
         self._enter_groups(row.id)
         return Admission(row.id, "created")
 
@@ -171,11 +181,32 @@ class Arrival:
         said: Sequence[Said] = layers.said_of(self.tenant, {row.id: row.type})[row.id]
         return row.active and layers.admitted(row, said)
 
-    def _write(self, id: str) -> None:
+    def _write(self, row: Row) -> None:
         """Keep what the identity says, and bring the person up to it where that makes a difference."""
-        number = self._link(id)
-        if layers.recompute(self.tenant, [id], self.changes, reread=False):
-            db.session().execute(_NAME_KEPT, {"tenant": self.tenant, "no": number})
+        number = self._link(row.id)
+        said = layers.contribution(self.provider, "User", self.identity.attributes, True)
+        if fold(said.layer.values.get(_NAME, "")) != row.name_key and self._claims_a_foreign_name(said):
+            self._keep_name(number)
+        if layers.recompute(self.tenant, [row.id], self.changes, reread=False):
+            self._keep_name(number)
+
+    def _keep_name(self, number: int) -> None:
+        db.session().execute(_NAME_KEPT, {"tenant": self.tenant, "no": number})
+
+    def _claims_a_foreign_name(self, said: Said) -> bool:
+        """Whether the claims would call the person by an address that may be somebody else's: many upstreams let
+        people choose their `preferred_username`. A mapping of the name is an administrator's word for it."""
+        if any(row.get("to") == _NAME for row in self.via.attribute_mapping):
+            return False
+        name = said.layer.values.get(_NAME, "")
+        return matching.unproven(name, self.identity.verified_emails)
+
+    def _own_name(self) -> str:
+        """What a newcomer is called instead: an address that is vouched for, else the subject, which is no address."""
+        subject = next((str(value) for value in self.identity.attributes.get("sub", ())), self.identity.key)
+        if matching.unproven(subject, self.identity.verified_emails):
+            subject = _AT.sub("_", subject)
+        return min(self.identity.verified_emails, default=subject)
 
     def _link(self, id: str) -> int:
         encoded = self._encoded()

@@ -66,6 +66,7 @@ _GIVEN = sa.text("""
                   AND e.name = 'user.created' AND e.actor_kind = 'scim_token' AND e.actor_id = ANY(:within))
 """)
 _VERIFIED_DOMAIN = sa.text("SELECT 1 FROM domains WHERE tenant_id = :tenant AND name = :name AND verified")
+_ANYBODYS_DOMAIN = sa.text("SELECT 1 FROM scaikey_find_domain(:name)")
 
 Believed = Callable[[Provider, Attributes], Attributes]
 
@@ -147,6 +148,18 @@ def by_email(tenant: str, emails: Set[str]) -> list[str]:
         for id, values in _trusted(tenant, ids, _unless_doubtful).items()
         if any(_lowered(email) in proven for email in _emails(id, values))
     ]
+
+
+def unproven(name: str, vouched: Set[str]) -> bool:
+    """Whether a name reads as an address of a domain that some tenant has verified, and nobody vouches for it."""
+    if _lowered(name) in {_lowered(email) for email in vouched}:
+        return False
+    local, _, domain = fold(name).strip().rpartition("@")
+    try:
+        known = domain.strip(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return False
+    return bool(local and known) and db.session().execute(_ANYBODYS_DOMAIN, {"name": known}).first() is not None
 
 
 def _values(identity: Identity, claim: str) -> list[str]:

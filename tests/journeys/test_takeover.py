@@ -143,13 +143,16 @@ def test_an_address_nobody_vouches_for(house: House, word: Mapping[str, Any]) ->
     assert house.enter("alice", **house.mail()) == alice
 
 
-def test_an_address_nobody_vouches_for_is_no_second_account_either(house: House) -> None:
-    """With newcomers allowed, who claims a person's name and address is refused, not put beside her."""
+def test_an_address_nobody_vouches_for_is_a_newcomers_neither_as_name_nor_as_address(house: House) -> None:
+    """With newcomers allowed, who claims a person's name and address gets neither, and her account stays hers."""
     alice = house.person(house.address(), house.address())
     by_address(house, jit={"enabled": True, "groups": []})
     claims = {"email": house.address(), "email_verified": False, "preferred_username": house.address()}
-    assert house.refuse("mallory", **claims) == "user_name_taken"
-    assert house.enter("alice", **{**claims, "email_verified": True}) == alice
+    mallory = house.enter("mallory", **claims)
+    with house.stage.unit() as session:
+        found = session.scalars(sa.select(User).where(User.id == mallory)).one()
+        assert found.name == "mallory" and house.domain.encode() not in found.document
+    assert house.enter("alice", **{**claims, "email_verified": True}) == alice != mallory
 
 
 @pytest.mark.parametrize("whose", ["another tenant's", "nobody's", "claimed, not proven"])

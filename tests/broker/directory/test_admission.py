@@ -199,6 +199,53 @@ def test_without_a_name_of_his_own_a_newcomer_is_called_by_address_or_subject(ac
     assert acme.row(login.enter(identity("2"))).name == "2"
 
 
+def verify(tenant: Tenant) -> str:
+    """A domain that this tenant has verified."""
+    name = f"{tenant.scope.slug}.example"
+    with tenant.open() as session:
+        session.add(Domain(id=ids.new("dom"), name=name, token="t", verified=True))
+    return name
+
+
+@pytest.mark.parametrize("name", ["ceo@{}", "CEO@{}.", "ceo\uff20{}", "ceo@{} ", "ceo@\u200b{}"])
+@pytest.mark.parametrize("whose", ["acme", "globex"])
+def test_an_address_of_a_verified_domain_is_nobodys_name_unless_it_is_vouched_for(
+    acme: Tenant, globex: Tenant, login: Login, name: str, whose: str
+) -> None:
+    domain = verify({"acme": acme, "globex": globex}[whose])
+    bring(login)
+    claimed = name.format(domain)
+    mallory = login.enter(identity("1", preferred_username=claimed))
+    assert acme.row(mallory).name == "1"
+    login.enter(identity("1", preferred_username=claimed, given_name="M."))
+    assert acme.row(mallory).name == "1", "nor does he get it by coming again"
+    assert acme.row(login.enter(identity(f"x@{domain}", preferred_username=claimed))).name == f"x_{domain}"
+    other = identity("2", preferred_username=claimed, verified=[f"mallory@{domain}"])
+    assert acme.row(login.enter(other)).name == f"mallory@{domain}"
+    free = "ceo@nobody.example"
+    assert acme.row(login.enter(identity("3", preferred_username=free))).name == free
+    ceo = identity("4", preferred_username=f"CEO@{domain}", verified=[f"ceo@{domain}"])
+    assert acme.row(login.enter(ceo)).name == f"CEO@{domain}"
+
+
+def test_nobody_is_renamed_to_an_address_that_may_be_somebody_elses(acme: Tenant, login: Login) -> None:
+    bring(login)
+    domain = verify(acme)
+    mallory = login.enter(identity("1", preferred_username="mallory"))
+    login.enter(identity("1", preferred_username=f"ceo@{domain}"))
+    assert acme.row(mallory).name == "mallory"
+    login.enter(identity("1", preferred_username=f"m@{domain}", verified=[f"m@{domain}"]))
+    assert acme.row(mallory).name == f"m@{domain}"
+    login.enter(identity("1", preferred_username=f"m@{domain}", zoneinfo="Europe/Paris"))
+    assert acme.row(mallory).name == f"m@{domain}", "a name that he has stays his"
+
+
+def test_a_mapping_of_the_name_trusts_what_the_upstream_calls_people(acme: Tenant, login: Login) -> None:
+    bring(login).change(attribute_mapping=[{"from": "upn", "to": "userName"}])
+    name = f"alice@{verify(acme)}"
+    assert acme.row(login.enter(identity(upn=name))).name == name
+
+
 @pytest.mark.parametrize("word", [{}, {"email_verified": "false"}, {"email_verified": ["true", "false"]}])
 def test_an_address_that_nobody_vouches_for_fills_nothing_unless_a_mapping_trusts_it(
     acme: Tenant, login: Login, word: dict[str, Any]
