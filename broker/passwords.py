@@ -15,8 +15,8 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ _HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1_024, parallelism
 _slot = threading.BoundedSemaphore(1)
 
 _FIND = sa.text("""
-    SELECT r.id, p.hash,
+    SELECT r.id, p.hash, p.changed_at,
         r.active AND (r.active_until IS NULL OR r.active_until > now())
         AND EXISTS (SELECT 1 FROM tenants t WHERE t.id = :tenant AND t.status = 'active')
         AND NOT EXISTS (
@@ -96,6 +96,8 @@ _OWNER = sa.text("""
     WHERE r.tenant_id = :tenant AND r.id = :user AND r.type = 'User' AND r.removed_at IS NULL
     FOR NO KEY UPDATE OF r
 """)
+_HOLD = sa.text("SELECT 1 FROM resources WHERE tenant_id = :tenant AND id = :user FOR SHARE")
+_SINCE = sa.text("SELECT 1 FROM passwords WHERE tenant_id = :tenant AND user_id = :user AND changed_at = :set_at")
 _KEEP = sa.text("""
     INSERT INTO passwords (tenant_id, user_id, hash) VALUES (:tenant, :user, :hash)
     ON CONFLICT (tenant_id, user_id) DO UPDATE SET hash = EXCLUDED.hash, changed_at = now()
@@ -108,6 +110,8 @@ class Verdict:
 
     user_id: str | None
     retry_after: int | None = None
+    set_at: datetime | None = field(default=None, compare=False)
+    """Since when the password is his."""
 
 
 class _Counter(NamedTuple):
@@ -125,6 +129,7 @@ class _Claim(NamedTuple):
     user_id: str | None
     hash: str | None
     usable: bool
+    set_at: datetime | None = None
 
 
 _NOBODY = _Claim(None, None, False)
@@ -167,9 +172,18 @@ def check(scope: Scope | None, username: str, password: str, address: str | None
             _run(place, _FORGET, subject=account.subject)
             if fresh is not None:
                 _run(place, _REHASH, user=claim.user_id, hash=claim.hash, new=fresh)
-            return Verdict(claim.user_id)
+            return Verdict(claim.user_id, set_at=claim.set_at)
         _tell_failure(place, claim, failures)
     return Verdict(None)
+
+
+def still_right(verdict: Verdict) -> bool:
+    """Whether the password is still the one that was shown. Asked in the unit of work of what it opens: until that is
+    over nobody changes the password or disables the person, and whoever does so afterwards ends what was opened."""
+    scope = current_scope()
+    _run(scope, _HOLD, user=verdict.user_id)
+    # A statement of its own: after the wait it sees what was waited for.
+    return _run(scope, _SINCE, user=verdict.user_id, set_at=verdict.set_at).first() is not None
 
 
 def set_password(user_id: str, password: str) -> bool:
@@ -226,7 +240,7 @@ def _count(scope: Scope, counter: _Counter) -> tuple[int | None, int]:
 
 def _claim(scope: Scope, name: str) -> _Claim:
     found = _run(scope, _FIND, name=name).first()
-    return _NOBODY if found is None else _Claim(found.id, found.hash, found.usable)
+    return _NOBODY if found is None else _Claim(found.id, found.hash, found.usable, found.changed_at)
 
 
 def _tell_failure(scope: Scope, claim: _Claim, failures: int) -> None:

@@ -90,6 +90,8 @@ def _by_password(asked: Asked, identifier: str, username: str, password: str) ->
         return _show(Asked(asked.request, identifier), error=wrong_password(), status=403)
     present = sessions.of_request(scope.slug or "")
     with unit(scope):
+        if not passwords.still_right(verdict):
+            return _show(Asked(asked.request, identifier), error=wrong_password(), status=403)
         under_way = flow.begin(scope, asked.request, username=username)
         began = flow.signed_in(under_way, verdict.user_id, provider_id=None, amr=["pwd"], replacing=present)
         step = None if isinstance(began, str) else flow.next_step(flow.reloaded(under_way), began)

@@ -220,17 +220,18 @@ def _trouble(reason: str | None) -> str | None:
 def _by_password(under_way: Flow, username: str, password: str) -> Response:
     scope, present = under_way.scope, sessions.of_request(under_way.scope.slug or "")
     verdict = passwords.check(scope, username, password, browser.address())
-    if verdict.user_id is None:
-        with unit(scope):
-            ways = realms.ways()
-        step = Choose(username, ways.upstreams, ask_password=True)
-        if verdict.retry_after is not None:
-            answer = _choose(under_way, step, locked_for=verdict.retry_after, status=429)
-            answer.headers["Retry-After"] = str(verdict.retry_after)
-            return answer
-        return _choose(under_way, step, error=wrong_password(), status=403)
+    began: LiveSession | str | None = None
     with unit(scope):
-        began = flow.signed_in(under_way, verdict.user_id, provider_id=None, amr=["pwd"], replacing=present)
+        if verdict.user_id is not None and passwords.still_right(verdict):
+            began = flow.signed_in(under_way, verdict.user_id, provider_id=None, amr=["pwd"], replacing=present)
+        else:
+            step = Choose(username, realms.ways().upstreams, ask_password=True)
+    if began is None and verdict.retry_after is not None:
+        answer = _choose(under_way, step, locked_for=verdict.retry_after, status=429)
+        answer.headers["Retry-After"] = str(verdict.retry_after)
+        return answer
+    if began is None:
+        return _choose(under_way, step, error=wrong_password(), status=403)
     if isinstance(began, str):
         return turned_away(scope, began, back=_here(under_way))
     return _signed_in(under_way, began)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -316,6 +316,32 @@ def test_a_change_ends_what_the_old_password_opened_and_the_same_one_changes_not
         assert session.scalar(sa.select(Grant.id)) is None
     assert check(acme, "alice", GOOD, None) == Verdict(None)
     assert told(acme).count("password.set") == 2
+
+
+def test_a_password_holds_until_what_it_opens_is_there_and_no_longer(acme: Scope, alice: str, app: Flask) -> None:
+    verdict = check(acme, "alice", GOOD, None)
+    now = datetime.now(UTC)
+
+    def change() -> bool:
+        with app.app_context(), acting(system("test")):
+            return put(acme, alice, GOOD + " staple")
+
+    with ThreadPoolExecutor(1) as pool:
+        with unit(acme) as session:
+            assert passwords.still_right(verdict)
+            changed = pool.submit(change)
+            with pytest.raises(TimeoutError):
+                changed.result(timeout=0.5)
+            row = Session(id=ids.new("ses"), user_id=alice, digest=b"d", auth_time=now, expires_at=now)
+            session.add(row)
+        assert changed.result(timeout=10) is True
+    with unit(acme) as session:
+        assert session.scalars(sa.select(Session.end_reason)).all() == ["password_changed"]
+        assert not passwords.still_right(verdict), "the password has changed"
+        assert not passwords.still_right(Verdict(alice)) and not passwords.still_right(Verdict(None))
+    fresh = check(acme, "alice", GOOD + " staple", None)
+    with unit(acme):
+        assert passwords.still_right(fresh)
 
 
 def test_only_living_people_of_the_tenant_have_passwords(world: World, acme: Scope, alice: str) -> None:

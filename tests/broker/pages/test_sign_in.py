@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
+from broker import passwords
 from broker.context import Scope
 from broker.db import unit
 from broker.models import Assignment, Tenant
@@ -44,6 +46,28 @@ def test_a_password_opens_a_session(acme: Stage, local: str) -> None:
     live = acme.live(browser)
     assert live is not None and (live.user_id, live.amr, live.provider_id) == (local, ("pwd",), None)
     assert acme.events("sign_in.succeeded")[0].changed["amr"] == ["pwd"]
+
+
+@pytest.mark.parametrize("at_the_platform", [False, True])
+def test_a_password_that_is_changed_while_it_is_checked_opens_nothing(
+    acme: Stage, local: str, platform: Scope, monkeypatch: pytest.MonkeyPatch, at_the_platform: bool
+) -> None:
+    check = passwords.check
+
+    def slowly(*shown: Any) -> passwords.Verdict:
+        verdict = check(*shown)
+        acme.password(local, PASSWORD + " II")
+        return verdict
+
+    browser = acme.browser()
+    page = browser.get(location(ask(acme, browser, acme.slug))) if at_the_platform else fresh(acme, browser)
+    monkeypatch.setattr(passwords, "check", slowly)
+    answer = browser.submit(page, username="alice", password=PASSWORD)
+    assert answer.status_code == 403 and "User name or password is wrong" in text(answer)
+    assert acme.live(browser) is None and acme.sessions() == []
+    monkeypatch.undo()
+    answer = browser.submit(answer, username="alice", password=PASSWORD + " II")
+    assert answer.status_code == 303 and acme.live(browser) is not None
 
 
 def test_a_wrong_password_and_an_unknown_name_are_told_the_same(acme: Stage, local: str) -> None:
