@@ -16,18 +16,20 @@ from broker.db import IN_TENANT, hot
 from broker.errors import AuthenticationRequired
 from broker.held import HELD, holding
 from broker.protocol import OFFLINE
-from broker.standing import FACTS, Standing, Subject, may_receive_tokens, parameters
+from broker.standing import CLIENT_FACTS, FACTS, Standing, Subject, may_receive_tokens, parameters
 from oidc.tokens import Claims, Issuer, TokenIssuer, read_any
 
-_SHOWN: LiteralString = """
-SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
-    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, c.name, c.service_account, {held} AS held,
-        coalesce(
-            (SELECT jsonb_build_array(
+_APPLICATION: LiteralString = """SELECT jsonb_build_array(
                  jsonb_build_array(coalesce(a.audience, a.client_id)) || a.allowed_audiences, a.scopes)
              FROM application_access x
              JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
-             WHERE x.tenant_id = t.id AND x.application_id = %(application)s),
+             WHERE x.tenant_id = t.id AND x.application_id = %(application)s"""
+_SHOWN: LiteralString = (
+    """
+SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, c.name, c.service_account, {held} AS held,
+        coalesce(
+            ({application}),
             (SELECT jsonb_build_array(coalesce(nullif(s.audiences, '[]'), jsonb_build_array(s.client_id)), s.scopes)
              FROM service_accounts s WHERE s.tenant_id = t.id AND s.id = %(user)s)
         ) AS registered
@@ -37,8 +39,25 @@ SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
     ) c ON true
     WHERE t.id = scope.tenant OFFSET 0
 ) shown
-""".replace("{facts}", FACTS).replace("{held}", HELD)
+""".replace("{facts}", FACTS)
+    .replace("{held}", HELD)
+    .replace("{application}", _APPLICATION)
+)
 _BEARER: LiteralString = IN_TENANT + _SHOWN
+
+_OF_APPLICATION: LiteralString = """
+WITH scope AS MATERIALIZED (
+    SELECT set_config('scaikey.tenant', %(tenant)s, true) AS tenant, 'application'::text AS kind,
+        %(application)s::text AS id
+)
+SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, NULL AS name, NULL AS service_account, NULL AS held,
+        ({application}) AS registered,
+        EXISTS (SELECT 1 FROM revoked_tokens r WHERE r.tenant_id = t.id AND r.jti = %(jti)s) AS revoked
+    FROM tenants t WHERE t.id = scope.tenant OFFSET 0
+) shown
+""".replace("{facts}", CLIENT_FACTS).replace("{application}", _APPLICATION)
+"""An application's own token: the same questions, but for those about people. It is asked for most often."""
 
 _REGISTERED: LiteralString = "SELECT f.tenant_id, f.id, f.kind FROM scaikey_find_client(%(client)s) AS f"
 _REMEMBERED = 50_000
@@ -94,11 +113,13 @@ def check(token: str, *, audience: str | None = None, issuer: Issuer | None = No
         grant_id=claims.grant_id,
         jti=claims.jti,
     )
-    rows = hot(_BEARER, parameters(subject, tenant_id))
+    statement = _BEARER if user_id is not None else _OF_APPLICATION
+    rows = hot(statement, parameters(subject, tenant_id))
     if not rows:
         raise AuthenticationRequired(note="of a tenant that is gone")
     row = rows[0]
-    reason = may_receive_tokens(Standing(*row[: len(Standing._fields)]))
+    facts = Standing(*row[: len(Standing._fields)])
+    reason = may_receive_tokens(facts if user_id is not None else facts._replace(token_revoked=row.revoked))
     if reason is not None:
         raise AuthenticationRequired(note=f"{claims.jti}: {reason}")
     if row.registered is None:
