@@ -113,8 +113,8 @@ def check(token: str, *, audience: str | None = None, issuer: Issuer | None = No
         grant_id=claims.grant_id,
         jti=claims.jti,
     )
-    statement = _BEARER if user_id is not None else _OF_APPLICATION
-    rows = hot(statement, parameters(subject, tenant_id))
+    asked = parameters(subject, tenant_id)
+    rows = hot(_BEARER, asked) if user_id is not None else hot(_OF_APPLICATION, asked)
     if not rows:
         raise AuthenticationRequired(note="of a tenant that is gone")
     row = rows[0]
