@@ -135,16 +135,18 @@ class _Claim(NamedTuple):
 _NOBODY = _Claim(None, None, False)
 
 
-def check(scope: Scope | None, username: str, password: str, address: str | None) -> Verdict:
+def check(scope: Scope | None, username: str, password: str, address: str | None, device: str | None = None) -> Verdict:
     """Whether this is the password of an active account of the tenant, by its userName. Outside any unit of work.
 
     Without a scope the name is of a tenant that does not exist: the same is done, and the answer is no. Every try
     counts as a failure before it is made, so that parallel ones are no more than others, and is taken back when it was
-    right. Raises ServiceUnavailable when too many wait.
+    right. `device`: a browser in which the account signed in before; whoever guesses elsewhere does not hold it up.
+    Raises ServiceUnavailable when too many wait.
     """
     place = scope or _nowhere()
     name = fold(username.strip()[:500]).replace("\x00", "\ufffd")
-    account = _Counter(_subject("account", scope, name), timedelta(days=1), FREE_FAILURES, FAILURES_A_DAY)
+    guessed = _subject("account", scope, name) if device is None else _subject("device", scope, f"{name}\x00{device}")
+    account = _Counter(guessed, timedelta(days=1), FREE_FAILURES, FAILURES_A_DAY)
     caller = _Counter(
         _subject("address", None, _network(address)), timedelta(minutes=1), FAILURES_A_MINUTE, FAILURES_A_MINUTE
     )

@@ -18,7 +18,7 @@ from broker.pages.door import door, source
 from broker.pages.sign_in import wrong_password
 from broker.pages.tenant import see_other, turned_away
 from broker.policy import Action
-from broker.sign_in import browser, flow, realms, requests, sessions
+from broker.sign_in import browser, devices, flow, realms, requests, sessions
 from broker.sign_in.requests import Asked
 
 _PURPOSE = "platform"
@@ -81,7 +81,7 @@ def _organisation(asked: Asked, identifier: str) -> Response:
 
 def _by_password(asked: Asked, identifier: str, username: str, password: str) -> Response:
     scope = realms.tenant_of(username if "@" in identifier else identifier)
-    verdict = passwords.check(scope, username, password, browser.address())
+    verdict = passwords.check(scope, username, password, browser.address(), devices.known(scope, username))
     if scope is None or verdict.user_id is None:
         if verdict.retry_after is not None:
             answer = _show(Asked(asked.request, identifier), locked_for=verdict.retry_after, status=429)
@@ -99,6 +99,7 @@ def _by_password(asked: Asked, identifier: str, username: str, password: str) ->
         return turned_away(scope, str(began))
     answer = see_other(flow.address(under_way, step))
     sessions.set_cookie(answer, scope.slug or "", began.secret)
+    devices.remember(answer, scope, username)
     return answer
 
 

@@ -21,7 +21,7 @@ from broker.pages.door import door, source
 from broker.pages.tenant import brand, of_tenant, publisher, see_other, turned_away, words_of
 from broker.pages.words import gettext as _
 from broker.policy import Action
-from broker.sign_in import browser, flow, realms, sessions, upstream
+from broker.sign_in import browser, devices, flow, realms, sessions, upstream
 from broker.sign_in.flow import AskConsent, Barred, Choose, Depart, Flow, FlowLost, Step
 from broker.sign_in.sessions import LiveSession
 from broker.sign_in.upstream import Failed
@@ -219,7 +219,7 @@ def _trouble(reason: str | None) -> str | None:
 
 def _by_password(under_way: Flow, username: str, password: str) -> Response:
     scope, present = under_way.scope, sessions.of_request(under_way.scope.slug or "")
-    verdict = passwords.check(scope, username, password, browser.address())
+    verdict = passwords.check(scope, username, password, browser.address(), devices.known(scope, username))
     began: LiveSession | str | None = None
     with unit(scope):
         if verdict.user_id is not None and passwords.still_right(verdict):
@@ -234,7 +234,9 @@ def _by_password(under_way: Flow, username: str, password: str) -> Response:
         return _choose(under_way, step, error=wrong_password(), status=403)
     if isinstance(began, str):
         return turned_away(scope, began, back=_here(under_way))
-    return _signed_in(under_way, began)
+    answer = _signed_in(under_way, began)
+    devices.remember(answer, scope, username)
+    return answer
 
 
 def wrong_password() -> str:

@@ -41,6 +41,10 @@ def flow_cookie(slug: str) -> str:
     return _name(f"sk_flow-{slug}")
 
 
+def device_cookie(slug: str) -> str:
+    return _name(f"sk_device-{slug}")
+
+
 PLATFORM_COOKIE = "sk_platform"
 
 

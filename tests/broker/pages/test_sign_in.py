@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +14,7 @@ from werkzeug.test import TestResponse
 from broker import passwords
 from broker.context import Scope
 from broker.db import unit
-from broker.models import Assignment, Tenant
+from broker.models import Assignment, Attempt, Tenant
 from broker.sign_in import requests
 from broker.sign_in.requests import Asked
 from tests.broker.sign_in.stage import REDIRECT, Browser, Stage, location
@@ -68,6 +69,34 @@ def test_a_password_that_is_changed_while_it_is_checked_opens_nothing(
     monkeypatch.undo()
     answer = browser.submit(answer, username="alice", password=PASSWORD + " II")
     assert answer.status_code == 303 and acme.live(browser) is not None
+
+
+def test_who_guesses_elsewhere_keeps_nobody_out_of_a_browser_where_he_signed_in(acme: Stage, local: str) -> None:
+    acme.password(acme.user("bob"), PASSWORD)
+    known, bobs, stranger = acme.browser(), acme.browser(), acme.browser()
+    assert known.submit(fresh(acme, known), username="alice", password=PASSWORD).status_code == 303
+    assert bobs.submit(fresh(acme, bobs), username="bob", password=PASSWORD).status_code == 303
+    for browser in (known, bobs):
+        browser.client.delete_cookie(f"sk-{acme.slug}")
+    guess(acme, stranger)
+    for other in (stranger, bobs, acme.browser()):
+        assert other.submit(fresh(acme, other), username="alice", password=PASSWORD).status_code == 429
+    assert known.submit(fresh(acme, known), username=" ALICE", password=PASSWORD).status_code == 303
+    assert acme.live(known) is not None and acme.live(bobs) is None
+    known.client.delete_cookie(f"sk-{acme.slug}")
+    guess(acme, known)
+    answer = known.submit(fresh(acme, known), username="alice", password=PASSWORD)
+    assert answer.status_code == 429, "nor may it guess more often than others"
+
+
+def guess(stage: Stage, browser: Browser) -> None:
+    """As often as is free; what has to wait now waits for as long as the test takes."""
+    page = fresh(stage, browser)
+    for _ in range(5):
+        assert browser.submit(page, username="alice", password="wrong").status_code == 403
+    with stage.unit() as session:
+        held = sa.update(Attempt).where(Attempt.blocked_until.is_not(None))
+        session.execute(held.values(blocked_until=sa.func.now() + timedelta(hours=1)))
 
 
 def test_a_wrong_password_and_an_unknown_name_are_told_the_same(acme: Stage, local: str) -> None:
