@@ -66,7 +66,7 @@ def _ours(folder: Path) -> Iterator[Server]:
         "SCAIKEY_ALLOW_HTTP_LOOPBACK": "1",
         "SCAIKEY_LOG_LEVEL": "WARNING",
     }
-    command = ["granian", "--interface", "wsgi", "--workers", "2", "--blocking-threads", "4", "--no-ws"]
+    command = ["granian", "--interface", "wsgi", "--workers", "2", "--blocking-threads", "12", "--no-ws"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "wsgi:app"]
     server = Server("ours", port, f"/scim/v2/{scope.slug}", secret)
     with process(command, environment, server, "/ServiceProviderConfig"):

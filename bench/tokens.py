@@ -244,7 +244,7 @@ def _ours(folder: Path) -> Iterator[Side]:
     made = subprocess.run(
         [sys.executable, "-m", "broker.cli", "bootstrap", "--json"], env=environment, capture_output=True, check=True
     )
-    command = ["granian", "--interface", "wsgi", "--workers", "2", "--blocking-threads", "4", "--no-ws"]
+    command = ["granian", "--interface", "wsgi", "--workers", "2", "--blocking-threads", "12", "--no-ws"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "wsgi:app"]
     server = Server("ours", port, "", "")
     with process(command, environment, server, "/healthz"):

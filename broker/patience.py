@@ -1,8 +1,8 @@
 """How long, and how many of a process's threads at once, wait for somebody else's network while a request is open.
 
 A process answers everybody with a few threads: were they all to wait for one silent upstream, nobody of any tenant
-would be answered. Owns the turns, of which a tenant has one at a time, and the memory of who did not answer. A step has
-its turn from its first outbound request to its end. Background jobs, with processes of their own, need none.
+would be answered. Owns the turns, of which a tenant has a few at a time, and the memory of who did not answer. A step
+has its turn from its first outbound request to its end. Background jobs, with processes of their own, need none.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from connectors.http import BadResponse, ConnectFailed, HttpClient, Response, Ti
 
 PATIENCE = 5.0
 """Seconds one step may take at an upstream, with all that is asked there."""
-TURNS = 2
-"""How many steps of a process ask at once: of its threads (`Procfile`), two fewer than there are."""
+TURNS = 8
+"""How many steps of a process ask at once."""
+OF_A_TENANT = 3
+"""How many of them for one tenant."""
+QUEUED = 2
+"""How many more may wait for a turn. Of a process's threads (`Procfile`) two are left for everybody else."""
 QUEUE = 1.0
-"""One step more may wait for its turn, while the one before it has not taken longer than this many seconds."""
+"""So many seconds at most a step waits for its turn, and only behind steps that have not taken longer themselves."""
 REMEMBERED = 15.0
 """So many seconds who did not answer is not asked again."""
 
@@ -45,36 +49,43 @@ class Place:
 class _Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._began: dict[str, float] = {}
-        self._queued = False
+        self._running: list[tuple[str, float]] = []
+        """Tenant and beginning of each step that has a turn, oldest first."""
+        self._queued = 0
         self._silent: OrderedDict[Place, float] = OrderedDict()
         self._shared: OrderedDict[tuple[Place, str], tuple[float, Response]] = OrderedDict()
 
-    def take(self, tenant_id: str) -> bool:
-        """Whether the tenant has its turn now, after a short wait perhaps."""
+    def take(self, tenant_id: str) -> float | None:
+        """When the tenant's turn began, after a short wait perhaps; None when it has none."""
         with self._changed:
-            if self._is_free(tenant_id):
-                self._began[tenant_id] = time.monotonic()
-                return True
-            if self._queued:
-                return False
-            self._queued = True
-            try:
-                while not self._is_free(tenant_id):
-                    before = self._began.get(tenant_id) or max(self._began.values())
-                    left = before + QUEUE - time.monotonic()
-                    if left <= 0:
-                        return False
-                    self._changed.wait(left)
-            finally:
-                self._queued = False
-            self._began[tenant_id] = time.monotonic()
-            return True
+            if not self._is_free(tenant_id) and not self._waited_for(tenant_id):
+                return None
+            began = time.monotonic()
+            self._running.append((tenant_id, began))
+            return began
 
-    def give_back(self, tenant_id: str) -> None:
+    def _waited_for(self, tenant_id: str) -> bool:
+        if self._queued >= QUEUED:
+            return False
+        self._queued += 1
+        try:
+            until = time.monotonic() + QUEUE
+            while not self._is_free(tenant_id):
+                own = [began for tenant, began in self._running if tenant == tenant_id]
+                full = len(own) >= OF_A_TENANT
+                oldest = own[0] if full else self._running[0][1]
+                left = min(until, oldest + QUEUE) - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+            return True
+        finally:
+            self._queued -= 1
+
+    def give_back(self, tenant_id: str, began: float) -> None:
         with self._changed:
-            del self._began[tenant_id]
-            self._changed.notify()
+            self._running.remove((tenant_id, began))
+            self._changed.notify_all()
 
     def is_silent(self, place: Place) -> bool:
         with self._changed:
@@ -108,7 +119,8 @@ class _Turns:
             return answer if at > moment else None
 
     def _is_free(self, tenant_id: str) -> bool:
-        return tenant_id not in self._began and len(self._began) < TURNS
+        own = sum(tenant == tenant_id for tenant, _ in self._running)
+        return own < OF_A_TENANT and len(self._running) < TURNS
 
 
 _turns = _Turns()
@@ -125,7 +137,7 @@ class Step(HttpClient):
         self._http, self._place, self._again = http, place, again
         self._began = time.monotonic()
         self._until = self._began + PATIENCE
-        self._has_turn = False
+        self._turn: float | None = None
 
     def __enter__(self) -> Step:
         return self
@@ -133,19 +145,19 @@ class Step(HttpClient):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._has_turn:
-            self._has_turn = False
-            _turns.give_back(self._place.tenant_id)
+        if self._turn is not None:
+            _turns.give_back(self._place.tenant_id, self._turn)
+            self._turn = None
 
     def request(
         self, method: str, url: str, *, headers: Any = None, timeout: float | None = None, **options: Any
     ) -> Response:
         if not self._again and _turns.is_silent(self._place):
             raise ConnectFailed("it did not answer a moment ago")
-        if not self._has_turn:
-            if not _turns.take(self._place.tenant_id):
+        if self._turn is None:
+            self._turn = _turns.take(self._place.tenant_id)
+            if self._turn is None:
                 raise NoTurn("too many wait for an answer already")
-            self._has_turn = True
         public = method == "GET" and "Authorization" not in (headers or {})
         if public and not self._again and (answer := _turns.shared_since(self._began, self._place, url)) is not None:
             return answer

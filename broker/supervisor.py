@@ -60,7 +60,7 @@ def web_command(host: str, port: int) -> list[str]:
     """The command line of the web server, which `scaikey web` becomes."""
     return processes.python(
         "granian",
-        *("--interface", "wsgi", "--workers", "2", "--blocking-threads", "4"),
+        *("--interface", "wsgi", "--workers", "2", "--blocking-threads", "12"),
         *("--respawn-failed-workers", "--respawn-interval", "0.5", "--workers-kill-timeout", "8"),
         *("--host", host, "--port", str(port), "--log-level", "warning", "--factory", "broker.app:create_app"),
     )

@@ -322,5 +322,5 @@ def test_the_procfile_names_the_same_process_types() -> None:
     lines = (Path(supervisor.__file__).parent.parent / "Procfile").read_text().splitlines()
     procfile = {name: command for name, _, command in (line.partition(": ") for line in lines)}
     assert list(procfile) == [child.name for child in supervisor.process_types("127.0.0.1", 1)]
-    for option in ("--interface wsgi", "--workers 2", "--blocking-threads 4"):
+    for option in ("--interface wsgi", "--workers 2", "--blocking-threads 12"):
         assert option in procfile["web"] and option in " ".join(supervisor.web_command("127.0.0.1", 1))

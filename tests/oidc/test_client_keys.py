@@ -74,6 +74,7 @@ def test_a_silent_key_set_keeps_one_and_is_not_asked_again_at_once(
     web: Flask, world: World, wiki: App, key: jwk.RSAKey, there: KeySet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.patience.QUEUE", 0.1)
+    monkeypatch.setattr("broker.patience.OF_A_TENANT", 1)
     monkeypatch.setattr("broker.patience.REMEMBERED", 1.5)
     monkeypatch.setattr("oidc.client_keys._ASKED_AGAIN_AFTER", 0.0)
     there.silent_for = 1.0

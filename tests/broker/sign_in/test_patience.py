@@ -60,7 +60,13 @@ def config(server: Silent) -> dict[str, str]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 2.5)
-    monkeypatch.setattr(patience, "QUEUE", 0.2)
+    one_at_a_time(monkeypatch, 0.2)
+
+
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch, queue: float = 1.0) -> None:
+    """As small as limits can be, so that few threads show them."""
+    for name, value in {"TURNS": 2, "OF_A_TENANT": 1, "QUEUED": 1, "QUEUE": queue}.items():
+        monkeypatch.setattr(patience, name, value)
 
 
 def status(stage: Stage) -> tuple[int, float]:
@@ -106,7 +112,7 @@ def test_who_was_silent_is_asked_again_when_changed_or_tested(acme: Stage) -> No
 def test_a_process_has_two_threads_more_than_may_wait() -> None:
     starts = [(ROOT / "Procfile").read_text(), (ROOT / "broker" / "supervisor.py").read_text()]
     threads = [int(number) for text in starts for number in re.findall(r'--blocking-threads"?,? "?(\d+)', text)]
-    assert len(threads) == 2 and all(number >= patience.TURNS + 2 for number in threads)
+    assert len(threads) == 2 and all(number >= patience.TURNS + patience.QUEUED + 2 for number in threads)
 
 
 class Upstream(HttpClient):
@@ -134,7 +140,8 @@ def ask(upstream: Upstream, tenant: str, name: str = "idp", url: str = URL, meth
         return http.request(method, url).status
 
 
-def test_steps_that_want_the_same_document_together_fetch_it_once() -> None:
+def test_steps_that_want_the_same_document_together_fetch_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_at_a_time(monkeypatch)
     upstream = Upstream()
     upstream.go_on.clear()
     with ThreadPoolExecutor(2) as threads:
@@ -146,7 +153,28 @@ def test_steps_that_want_the_same_document_together_fetch_it_once() -> None:
     assert ask(upstream, "together") == 200 and upstream.asked == [URL] * 2
 
 
-def test_what_is_sent_is_never_shared() -> None:
+def test_a_rush_at_an_upstream_that_answers_is_served_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit, and those that wait behind them; no tenant takes every turn."""
+    upstream = Upstream()
+    upstream.go_on.clear()
+    with ThreadPoolExecutor(8) as threads:
+        asking = [
+            threads.submit(ask, upstream, "rush", url=f"{URL}/{number}")
+            for number in range(patience.OF_A_TENANT + patience.QUEUED)
+        ]
+        while len(upstream.asked) < patience.OF_A_TENANT:
+            time.sleep(0.01)
+        other = threads.submit(ask, upstream, "another", url=f"{URL}/other")
+        time.sleep(0.2)
+        assert len(upstream.asked) == patience.OF_A_TENANT + 1
+        with pytest.raises(patience.NoTurn):
+            ask(upstream, "rush", url=f"{URL}/late")
+        upstream.go_on.set()
+        assert [one.result() for one in (*asking, other)] == [200] * (len(asking) + 1)
+
+
+def test_what_is_sent_is_never_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_at_a_time(monkeypatch)
     upstream = Upstream()
     upstream.go_on.clear()
     with ThreadPoolExecutor(2) as threads:
@@ -158,7 +186,7 @@ def test_what_is_sent_is_never_shared() -> None:
 
 
 def test_two_tenants_ask_at_once_and_a_third_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "QUEUE", 0.1)
+    one_at_a_time(monkeypatch, 0.1)
     upstream = Upstream()
     upstream.go_on.clear()
     with ThreadPoolExecutor(2) as threads:
