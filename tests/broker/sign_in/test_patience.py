@@ -87,7 +87,10 @@ def test_a_silent_upstream_keeps_one_thread_and_nobody_of_another_tenant(acme: S
         while not server.taken and time.monotonic() < deadline:
             time.sleep(0.02)
         assert status(globex)[0] == 303
-        assert sum(not one.done() for one in asked) <= 2
+        deadline = time.monotonic() + 2
+        while sum(not one.done() for one in asked) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert sum(not one.done() for one in asked) == 1
         answers = [one.result() for one in asked]
         assert [code for code, _ in answers] == [503] * 6
         assert sorted(seconds for _, seconds in answers)[-2] < 2.0
