@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -90,6 +91,12 @@ class Up:
             if words in line:
                 return line.rstrip("\n")
         raise AssertionError(f"ended with {self.process.wait()} before saying {words!r}: {self.lines}")
+
+    def web(self) -> int:
+        """The process of the web child, once it says so; what its other process writes may share the line."""
+        said = re.search(r"web up (\d+)", self.until("web up "))
+        assert said is not None, self.lines[-1]
+        return int(said[1])
 
     def rest(self) -> int:
         assert self.process.stdout is not None
@@ -216,11 +223,11 @@ def test_killing_it_with_its_watchdog_still_stops_servers_and_well_behaved_child
 
 def test_a_crashed_child_is_started_again_and_what_it_left_is_ended(start: Callable[..., Up], port: int) -> None:
     up = start(("web", STUBBORN))
-    first = int(up.until("web up").split()[-1])
+    first = up.web()
     [left] = [child.pid for child in psutil.Process(first).children()]
     os.kill(first, signal.SIGKILL)
     up.until("web ended with status -9; starting it again in 0.5 s")
-    assert int(up.until("web up").split()[-1]) != first
+    assert up.web() != first
     assert not is_up(left) and not is_free(port)
 
 
