@@ -50,8 +50,10 @@ def seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """Short, for sockets lie below it, and the path of a socket has room for a hundred octets. The servers of a test may
-    take a moment more than the test to be gone."""
+    """Short, for sockets lie below it, and the path of a socket has room for a hundred octets.
+
+    The servers of a test may take a moment more than the test to be gone.
+    """
     with tempfile.TemporaryDirectory(prefix="sk-", ignore_cleanup_errors=True) as path:
         yield Path(path)
 
