@@ -81,11 +81,13 @@ def choose(
     ask_password: bool,
     error: str | None = None,
     locked_for: int | None = None,
+    again: str | None = None,
     cancel: str | None = None,
     then: Sequence[str] = (),
     status: int = 200,
 ) -> Response:
-    """Who are you, and how: name, password when it is asked for, and the upstreams. `locked_for` is in seconds."""
+    """Who are you, and how: name, password when it is asked for, and the upstreams. `locked_for` is in seconds;
+    `again` leads back to where the organisation is asked for."""
     words.speak(brand.language)
     return _face(
         "sign_in/choose.html",
@@ -99,6 +101,7 @@ def choose(
         providers=providers,
         ask_password=ask_password,
         error=_trouble(error, locked_for),
+        again=_address(again),
         cancel=_address(cancel),
     )
 
@@ -145,22 +148,20 @@ def platform_password(
     status: int = 200,
 ) -> Response:
     """The password at the platform issuer; the same page whether the organisation exists or not."""
-    brand = brand or _house()
-    words.speak(brand.language)
-    return _face(
-        "sign_in/choose.html",
-        brand,
-        status,
-        then,
+    return choose(
+        brand or _house(),
         action=action,
         csrf=csrf,
         application=application,
         username=identifier,
         providers=(),
         ask_password=True,
-        error=_trouble(error, locked_for),
-        again=_address(again),
-        cancel=_address(cancel),
+        error=error,
+        locked_for=locked_for,
+        again=again,
+        cancel=cancel,
+        then=then,
+        status=status,
     )
 
 
