@@ -26,6 +26,7 @@ from .held import HELD, holding
 from .models import Application, Partner, Resource, RoleAssignment, Tenant, TenantOwned
 from .policy import RULES, Action, Where, authorize, permits
 from .protocol import OUR_AUDIENCE
+from .standing import USABLE
 
 Row = TypeVar("Row")
 
@@ -46,9 +47,7 @@ FROM found, LATERAL (
     FROM tenants t, LATERAL (
         SELECT p.user_id AS principal, u.name,
                (SELECT a.name FROM service_accounts a WHERE a.tenant_id = u.tenant_id AND a.id = u.id) AS account,
-               u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now())
-                   AND NOT EXISTS (SELECT 1 FROM links l WHERE l.tenant_id = p.tenant_id AND l.resource_id = u.id
-                                   AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL) AS usable,
+               {usable} AS usable,
                p.revoked_at, p.created_at AS issued_at, p.expires_at, p.scopes, p.audiences, false AS allow_password
         FROM personal_access_tokens p
         JOIN resources u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
@@ -63,7 +62,7 @@ FROM found, LATERAL (
     WHERE t.id = found.tenant
     OFFSET 0
 ) shown
-""".replace("{held}", HELD)
+""".replace("{held}", HELD).replace("{usable}", USABLE)
 """OFFSET 0 keeps look-ups by key where the planner, knowing nothing of a young tenant, would read whole tables."""
 
 _SCOPE = """

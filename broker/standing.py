@@ -41,12 +41,17 @@ class Subject:
     jti: str | None = None
 
 
-_USABLE: LiteralString = """SELECT u.removed_at IS NULL AND u.active
+USABLE: LiteralString = """u.removed_at IS NULL AND u.active
                 AND (u.active_until IS NULL OR u.active_until > now())
                 AND NOT EXISTS (
                     SELECT 1 FROM links l WHERE l.tenant_id = u.tenant_id AND l.resource_id = u.id
-                    AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL)
-             FROM resources u WHERE u.tenant_id = scope.tenant AND u.type = 'User' AND u.id ="""
+                    AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL)"""
+"""Of a row `u` of resources: not removed, not disabled here or by an owning link, `active_until` not passed."""
+
+_USABLE: LiteralString = """SELECT {usable}
+             FROM resources u WHERE u.tenant_id = scope.tenant AND u.type = 'User' AND u.id =""".replace(
+    "{usable}", USABLE
+)
 _APPLICATION: LiteralString = """SELECT a.enabled, a.assignment_required FROM application_access x
         JOIN applications a ON a.tenant_id = x.owner_tenant_id AND a.id = x.application_id
         WHERE x.tenant_id = scope.tenant AND x.application_id ="""

@@ -22,7 +22,7 @@ from broker.context import Actor, Scope
 from broker.db import current_scope, db, hot, unit
 from broker.models import Session
 from broker.sign_in import browser
-from broker.standing import Standing, may_receive_tokens
+from broker.standing import USABLE, Standing, may_receive_tokens
 
 SEEN_EVERY = timedelta(minutes=1)
 """Between two notes of one session's last use."""
@@ -39,9 +39,7 @@ SELECT shown.* FROM found, LATERAL (
         s.last_seen_at, s.last_seen_at <= now() - %(seen)s AS due,
         t.id AS tenant_id, t.partner_id, t.kind, t.slug, coalesce(u.display_name, u.name) AS name,
         t.status = 'active' AS tenant_active,
-        u.removed_at IS NULL AND u.active AND (u.active_until IS NULL OR u.active_until > now()) AND NOT EXISTS (
-            SELECT 1 FROM links l WHERE l.tenant_id = s.tenant_id AND l.resource_id = u.id
-            AND NOT l.active AND l.gone_at IS NULL AND l.skipped IS NULL) AS user_usable,
+        {usable} AS user_usable,
         (SELECT p.enabled FROM identity_providers p
          WHERE p.tenant_id = s.tenant_id AND p.id = s.provider_id) AS provider_enabled,
         s.ended_at IS NULL AND s.expires_at > now() AND s.last_seen_at + make_interval(secs => coalesce(
@@ -55,7 +53,7 @@ SELECT shown.* FROM found, LATERAL (
     JOIN resources u ON u.tenant_id = s.tenant_id AND u.id = s.user_id
     WHERE s.tenant_id = found.tenant AND s.id = found.id OFFSET 0
 ) shown
-"""
+""".replace("{usable}", USABLE)
 """The idle limit as `settings.of` resolves it: the widest level that locks it, else the one nearest the tenant."""
 
 

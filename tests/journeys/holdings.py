@@ -100,6 +100,8 @@ class Realm:
     principals: dict[str, Principal] = field(default_factory=dict)
     dead: dict[str, Principal] = field(default_factory=dict)
     """Those whose credential is good for nothing at all."""
+    met: frozenset[str] = frozenset()
+    """What the platform tenant held before: other tests' things, which outlive this realm."""
 
     def __getitem__(self, name: str) -> Holding:
         return self.holdings[name]
@@ -144,6 +146,7 @@ def build(app: Flask, platform: Scope) -> Realm:
     tag = "t" + secrets.token_hex(4)
     with app.app_context(), acting(system("test")):
         realm = _tenants(app, platform, tag)
+        realm.met = _ids_of(platform.tenant_id)
         for holding in realm.holdings.values():
             holding.things |= furnish(holding)
         _share(realm)
@@ -165,7 +168,8 @@ def demolish(realm: Realm) -> None:
         session.execute(sa.delete(SettingValue).where(SettingValue.owner_id.in_(owners)))
         session.execute(sa.delete(Tenant).where(Tenant.id.in_(tenants_)))
         session.execute(sa.delete(Partner).where(Partner.id.in_(partners_)))
-        made = [id for id, owner in realm.owner.items() if owner in ("platform", "global application")]
+        ours = [id for id, owner in realm.owner.items() if owner in ("platform", "global application")]
+        made = [id for id in ours if id not in realm.met]
         for model in (ScimTarget, Application, IdentityProvider, Domain, ScimToken, Resource):
             session.execute(sa.delete(model).where(model.tenant_id == platform.tenant_id, model.id.in_(made)))
 
@@ -359,15 +363,17 @@ def register(realm: Realm, holdings: Iterable[Holding]) -> None:
     for holding in holdings:
         realm.owner |= {holding.mark: holding.name, str(holding.number): holding.name}
         realm.owner |= {holding.slug: holding.name, holding.tenant_id: f"id of {holding.name}"}
-    by_tenant = {holding.tenant_id: holding.name for holding in holdings}
+    for holding in holdings:
+        for id in _ids_of(holding.tenant_id):
+            realm.owner.setdefault(id, holding.name)
+
+
+def _ids_of(tenant_id: str) -> frozenset[str]:
+    """The ids of everything a tenant has."""
+    tables = [table for table in Base.metadata.sorted_tables if {"tenant_id", "id"} <= set(table.c.keys())]
     with platform_scope() as session:
-        for table in Base.metadata.sorted_tables:
-            if {"tenant_id", "id"} <= set(table.c.keys()):
-                rows = session.execute(
-                    sa.select(table.c.tenant_id, table.c.id).where(table.c.tenant_id.in_(list(by_tenant)))
-                )
-                for tenant_id, id in rows:
-                    realm.owner.setdefault(id, by_tenant[tenant_id])
+        rows = [session.scalars(sa.select(table.c.id).where(table.c.tenant_id == tenant_id)) for table in tables]
+        return frozenset(id for ids_ in rows for id in ids_)
 
 
 def _people(realm: Realm) -> None:
