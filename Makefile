@@ -54,4 +54,4 @@ $(PARTIES)/.ready: tests/parties/package.json tests/parties/requirements.txt
 lock: $(READY) ## pin every dependency with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
+		--no-emit-index-url --no-annotate --no-strip-extras --custom-compile-command "make lock" --quiet -o requirements.lock
