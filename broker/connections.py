@@ -20,6 +20,7 @@ from broker.models import IdentityProvider
 from broker.patience import Place, Step
 from broker.registry import providers
 from connectors import kinds
+from connectors.egress import Egress
 from connectors.http import HttpClient
 from connectors.port import Diagnose, SignIn
 from connectors.shelf import MemoryShelf
@@ -59,7 +60,7 @@ def connector_of(provider: Provider) -> Iterator[SignIn | None]:
 def diagnosis_of(provider: Provider, config: Any, callback: str) -> Iterator[Diagnose | None]:
     """What explains why the provider does not work: it asks, though there was no answer a moment ago."""
     with _step(provider, again=True) as http:
-        yield kinds.diagnose(provider.kind, config, http, callback=callback)
+        yield kinds.diagnose(provider.kind, config, http, callback=callback, egress=egress(provider.tenant_id))
 
 
 def _step(provider: Provider, *, again: bool = False) -> Step:
@@ -72,8 +73,13 @@ def http_client(tenant_id: str) -> HttpClient:
     clients: dict[str, HttpClient] = current_app.extensions.setdefault(_CLIENTS, {})
     with _lock:
         if tenant_id not in clients:
-            clients[tenant_id] = HttpClient(push.egress(running.config(), tenant_id))
+            clients[tenant_id] = HttpClient(egress(tenant_id))
         return clients[tenant_id]
+
+
+def egress(tenant_id: str) -> Egress:
+    """What the tenant's connections may reach, HTTP or not."""
+    return push.egress(running.config(), tenant_id)
 
 
 def shelf_of(provider: Provider) -> MemoryShelf:

@@ -12,8 +12,9 @@ from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from connectors import ldap, openid
+from connectors.egress import Egress
 from connectors.http import HttpClient
-from connectors.port import ChangeFeed, Diagnose, Misconfigured, Shelf, SignIn
+from connectors.port import ChangeFeed, Diagnose, Misconfigured, PasswordCheck, Shelf, SignIn
 
 
 class Connector(NamedTuple):
@@ -22,6 +23,9 @@ class Connector(NamedTuple):
     """Makes the feed of an exported file, for kinds that have such."""
     signs_in: Callable[[Any, HttpClient, Shelf | None, str], SignIn] | None = None
     """Makes the connector people sign in through, for kinds that have such; the text is where they come back to."""
+    connects: Callable[[Any, Egress], object | None] | None = None
+    """Makes the connector that keeps a connection of its own to the upstream, for kinds that have such; None where the
+    configuration names no live upstream. What it can do it says by the protocols it implements."""
 
 
 KINDS: Mapping[str, Connector] = {
@@ -42,6 +46,7 @@ class Setting:
     secret: bool
     choices: tuple[str, ...]
     confides: bool
+    selects: bool
 
 
 def describe(kind: str) -> tuple[Setting, ...]:
@@ -84,6 +89,18 @@ def file_feed(kind: str, config: Any, path: str | os.PathLike[str]) -> ChangeFee
     return reads(path, config)
 
 
+def live_feed(kind: str, config: Any, egress: Egress) -> ChangeFeed | None:
+    """The feed of a live upstream; None where everybody is read from files, or nobody can be asked for."""
+    made = _connected(kind, config, egress)
+    return made if isinstance(made, ChangeFeed) else None
+
+
+def password_check(kind: str, config: Any, egress: Egress) -> PasswordCheck | None:
+    """What checks passwords at this provider; None where nothing does."""
+    made = _connected(kind, config, egress)
+    return made if isinstance(made, PasswordCheck) else None
+
+
 def signs_in(kind: str) -> bool:
     """Whether people can sign in at providers of this kind."""
     return _connector(kind).signs_in is not None
@@ -96,12 +113,23 @@ def sign_in(kind: str, config: Any, http: HttpClient, shelf: Shelf | None = None
 
 
 def diagnose(
-    kind: str, config: Any, http: HttpClient, shelf: Shelf | None = None, callback: str = ""
+    kind: str,
+    config: Any,
+    http: HttpClient,
+    shelf: Shelf | None = None,
+    callback: str = "",
+    *,
+    egress: Egress | None = None,
 ) -> Diagnose | None:
     """What explains why this provider does not work; None for a kind that cannot be asked."""
     makes = _connector(kind).signs_in
-    made = None if makes is None else makes(config, http, shelf, callback)
+    made = _connected(kind, config, egress or Egress()) if makes is None else makes(config, http, shelf, callback)
     return made if isinstance(made, Diagnose) else None
+
+
+def _connected(kind: str, config: Any, egress: Egress) -> object | None:
+    makes = _connector(kind).connects
+    return None if makes is None else makes(config, egress)
 
 
 def _connector(kind: str) -> Connector:
@@ -143,4 +171,5 @@ def _setting(field: Field[Any], hint: Any) -> Setting:
         about["secret"],
         tuple(about["choices"]),
         about["confides"],
+        about["selects"],
     )

@@ -111,9 +111,50 @@ class ChangeFeed(Protocol):
     def changes_since(self, cursor: str | None) -> Iterator[Page]:
         """Pages after `cursor`; None means everything, from the start.
 
+        The cursor of a last page is where the next delta begins: it was taken before the pass began to read, so that
+        nothing falls between the two. One in the middle of a pass may die with its connection.
         Raises Refused, Unreachable, CursorExpired or Misconfigured, nothing else.
         """
         ...
+
+
+@runtime_checkable
+class Lookup(Protocol):
+    """An upstream that can be asked for single records again."""
+
+    def records(self, keys: Sequence[str]) -> Iterator[Record | Unreadable]:
+        """What it has now of the records with these keys; those it has no more, or that are none of ours, are left out.
+
+        Raises Refused, Unreachable or Misconfigured, nothing else.
+        """
+        ...
+
+
+@runtime_checkable
+class PasswordCheck(Protocol):
+    """An upstream that tells whether a name and a password belong together."""
+
+    def check_password(self, name: str, password: str) -> Identity | None:
+        """Who it is; None for a name nobody has, a wrong password, and whatever must not be told apart from them.
+
+        Raises Refused with a `code` of `PASSWORD_REFUSALS` where the upstream turned somebody away who knows the
+        password, or who may not try at this moment; Unreachable or Misconfigured, nothing else.
+        """
+        ...
+
+
+PASSWORD_REFUSALS = frozenset(
+    {
+        "account_disabled",
+        "account_expired",
+        "account_locked",
+        "password_expired",
+        "password_must_change",
+        "not_at_this_time",
+        "not_from_here",
+    }
+)
+"""Why an upstream turns somebody away whose password may be right. `account_locked` is said to strangers, too."""
 
 
 @runtime_checkable
@@ -266,13 +307,20 @@ class Misconfigured(UpstreamError):
 
 
 def setting(
-    help: str, *, secret: bool = False, default: Any = ..., choices: tuple[str, ...] = (), confides: bool = False
+    help: str,
+    *,
+    secret: bool = False,
+    default: Any = ...,
+    choices: tuple[str, ...] = (),
+    confides: bool = False,
+    selects: bool = False,
 ) -> Any:
     """A field of a connector's `Config` dataclass; validation, console form and documentation read its metadata.
 
     `confides`: it says who is told the secrets. Who changes it has to know them, or they could be sent to a stranger.
+    `selects`: it says which records are read. After a change an administrator has to see first what would go.
     """
-    metadata = {"help": help, "secret": secret, "choices": choices, "confides": confides}
+    metadata = {"help": help, "secret": secret, "choices": choices, "confides": confides, "selects": selects}
     if default is ...:
         return field(metadata=metadata)
     if isinstance(default, (list, dict)):
