@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -40,6 +39,7 @@ except supervisor.CannotRun as error:
 """
 
 # A web server whose worker left the process group, ignores SIGTERM and holds the port, as an RQ work-horse might.
+# Each says a line in one write: `print` writes a line in parts, and the other process writes into the same pipe.
 STUBBORN = """
 import os, signal, sys, time
 from http.server import HTTPServer, BaseHTTPRequestHandler
@@ -48,10 +48,10 @@ if os.fork() == 0:
     os.setpgrp()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     server.serve_forever()
-print("web up", os.getpid(), flush=True)
+os.write(1, b"web up %d\\n" % os.getpid())
 time.sleep(600)
 """
-IDLE = "import os, time; print('idle up', os.getpid(), flush=True); time.sleep(600)"
+IDLE = "import os, time; os.write(1, b'idle up %d\\n' % os.getpid()); time.sleep(600)"
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +93,8 @@ class Up:
         raise AssertionError(f"ended with {self.process.wait()} before saying {words!r}: {self.lines}")
 
     def web(self) -> int:
-        """The process of the web child, once it says so; what its other process writes may share the line."""
-        said = re.search(r"web up (\d+)", self.until("web up "))
-        assert said is not None, self.lines[-1]
-        return int(said[1])
+        """The process of the web child, once it says so."""
+        return int(self.until("web up").split()[-1])
 
     def rest(self) -> int:
         assert self.process.stdout is not None
