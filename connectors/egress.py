@@ -8,8 +8,10 @@ nothing. Sockets made here keep one deadline over all their reads and writes. Kn
 from __future__ import annotations
 
 import ipaddress
+import math
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -92,22 +94,35 @@ class Egress:
 
     `loopback` admits this machine, with or without TLS. `allowed` are networks and ports of on-premises
     systems, with TLS. `own_ports` are ours (database, Valkey, web) and refused on every address that is not public.
+    `until` is the moment (of `time.monotonic`) at which somebody stops waiting for whatever is connected here.
     """
 
     loopback: bool = False
     allowed: Sequence[tuple[Network, int]] = ()
     own_ports: frozenset[int] = frozenset()
     resolve: Callable[..., Sequence[tuple[Any, ...]]] = socket.getaddrinfo
+    until: float = math.inf
 
-    def connect(self, host: str, port: int, *, plaintext: bool, deadline: float, timeout: float) -> TimedSocket:
+    def connect(
+        self,
+        host: str,
+        port: int,
+        *,
+        plaintext: bool,
+        deadline: float,
+        timeout: float,
+        ports: frozenset[int] = frozenset(),
+    ) -> TimedSocket:
         """A connected socket that keeps `deadline` (of `time.monotonic`); connecting takes `timeout` seconds at most.
 
-        Raises Blocked, ConnectFailed, Timeout. One forbidden address among several forbids the name.
+        `ports` are those of the protocol spoken, where it is not the web's. Raises Blocked, ConnectFailed, Timeout.
+        One forbidden address among several forbids the name.
         """
+        deadline = min(deadline, self.until)
         give_up = min(deadline, time.monotonic() + timeout)
         addresses = self._addresses(host, port, give_up)
         for address in addresses:
-            self._judge(host, address, port, plaintext)
+            self._judge(host, address, port, plaintext, ports)
         failure: OutboundError = ConnectFailed(f"{host} has no address")
         for position, address in enumerate(addresses):
             # Each address has an equal share of the time left: a dead first one does not use up the second's.
@@ -156,12 +171,14 @@ class Egress:
             raise ConnectFailed(f"the name {host} is not known")
         return list(dict.fromkeys(ipaddress.ip_address(entry[4][0]) for entry in answer))
 
-    def _judge(self, host: str, address: Address, port: int, plaintext: bool) -> None:
+    def _judge(
+        self, host: str, address: Address, port: int, plaintext: bool, ports: frozenset[int] = frozenset()
+    ) -> None:
         if _is_global(address):
             if plaintext:
                 raise Blocked(f"{host} is not on this machine: only https is spoken with it")
-            if (port < 1024 and port != 443) or port in _NOT_WEB:
-                raise Blocked(f"port {port} of {host} is not a port for https")
+            if port not in ports and ((port < 1024 and port != 443) or port in _NOT_WEB):
+                raise Blocked(f"port {port} of {host} is not a port for {'this protocol' if ports else 'https'}")
             return
         if port in self.own_ports:
             raise Blocked(f"port {port} of {host} is one of our own")
@@ -193,6 +210,10 @@ class TimedSocket(socket.socket):
     def sendall(self, *args: Any, **options: Any) -> None:
         self.settimeout(_remaining(self.deadline))
         return super().sendall(*args, **options)
+
+
+class SecureSocket(TimedSocket, ssl.SSLSocket):
+    """TLS with the same deadline."""
 
 
 def _remaining(deadline: float, host: str | None = None) -> float:

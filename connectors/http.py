@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from connectors.egress import Blocked, ConnectFailed, Egress, OutboundError, TimedSocket, Timeout
+from connectors.egress import Blocked, ConnectFailed, Egress, OutboundError, SecureSocket, TimedSocket, Timeout
 
 __all__ = ["BadResponse", "Blocked", "ConnectFailed", "HttpClient", "OutboundError", "Response", "Timeout", "TooLarge"]
 
@@ -209,7 +209,7 @@ class HttpClient:
             raise ConnectFailed(f"{origin}: no TLS connection: {reason}") from None
         finally:
             raw.close()
-        assert isinstance(secure, _SecureSocket)
+        assert isinstance(secure, SecureSocket)
         secure.deadline = deadline
         return _Connection(origin, secure)
 
@@ -223,10 +223,6 @@ class HttpClient:
             if len(self._pools) > _ORIGINS:
                 self._pools.pop(next(iter(self._pools))).close()
             return pool
-
-
-class _SecureSocket(TimedSocket, ssl.SSLSocket):
-    """TLS with the same deadline."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -391,7 +387,7 @@ def _tls(ca: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.sslsocket_class = _SecureSocket
+    context.sslsocket_class = SecureSocket
     if ca is not None:
         try:
             context.load_verify_locations(cadata=ca)

@@ -29,8 +29,9 @@ def answering(*addresses: str, delay: float = 0.0):
     return resolve
 
 
-def connect(egress, host="app.example", port=443, *, plaintext=False, timeout=2.0, deadline=5.0):
-    return egress.connect(host, port, plaintext=plaintext, deadline=time.monotonic() + deadline, timeout=timeout)
+def connect(egress, host="app.example", port=443, *, plaintext=False, timeout=2.0, deadline=5.0, **options):
+    until = time.monotonic() + deadline
+    return egress.connect(host, port, plaintext=plaintext, deadline=until, timeout=timeout, **options)
 
 
 @pytest.fixture
@@ -156,6 +157,24 @@ def test_a_public_host_is_reached_on_ports_of_the_web(port, reached, dialled):
     else:
         with pytest.raises(Blocked):
             connect(egress, port=port)
+
+
+def test_a_protocols_own_ports_are_reached_by_it_alone(dialled):
+    egress = Egress(resolve=answering("8.8.8.8"))
+    ldap = frozenset({389, 636})
+    for port in (389, 636, 443, 1024):
+        connect(egress, port=port, ports=ldap).close()
+    assert dialled == [("8.8.8.8", port) for port in (389, 636, 443, 1024)]
+    for port in (22, 25, 5432):
+        with pytest.raises(Blocked, match="this protocol"):
+            connect(egress, port=port, ports=ldap)
+
+
+def test_a_protocols_own_ports_open_no_address(dialled):
+    for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254"):
+        with pytest.raises(Blocked):
+            connect(Egress(), address, 636, ports=frozenset({636}))
+    assert dialled == []
 
 
 def test_loopback_is_reached_only_when_admitted(listener):
