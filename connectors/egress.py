@@ -144,7 +144,7 @@ class Egress:
                 made.close()
                 failure = ConnectFailed(f"{host} port {port}: {error.strerror or 'no connection'}")
             else:
-                made.deadline = deadline
+                made.deadline, made.until = deadline, self.until
                 return made
         raise failure
 
@@ -192,23 +192,24 @@ class Egress:
 
 
 class TimedSocket(socket.socket):
-    """A socket whose operations all end by one `deadline`, however slowly the bytes drip."""
+    """A socket whose operations all end by one `deadline`, however slowly the bytes drip, and none after `until`."""
 
     deadline: float
+    until: float = math.inf
 
     def recv_into(self, *args: Any, **options: Any) -> int:
-        self.settimeout(_remaining(self.deadline))
+        self.settimeout(_remaining(min(self.deadline, self.until)))
         if _QUICKACK is not None:
             # A server that writes head and body apart waits for our acknowledgement: 40 ms a request on Linux.
             self.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         return super().recv_into(*args, **options)
 
     def send(self, *args: Any, **options: Any) -> int:
-        self.settimeout(_remaining(self.deadline))
+        self.settimeout(_remaining(min(self.deadline, self.until)))
         return super().send(*args, **options)
 
     def sendall(self, *args: Any, **options: Any) -> None:
-        self.settimeout(_remaining(self.deadline))
+        self.settimeout(_remaining(min(self.deadline, self.until)))
         return super().sendall(*args, **options)
 
 

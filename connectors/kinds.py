@@ -101,8 +101,13 @@ def password_check(kind: str, config: Any, egress: Egress) -> PasswordCheck | No
     return made if isinstance(made, PasswordCheck) else None
 
 
+def checks_passwords(kind: str, config: Any) -> bool:
+    """Whether people can sign in here with the password they have at such a provider."""
+    return password_check(kind, config, Egress()) is not None
+
+
 def signs_in(kind: str) -> bool:
-    """Whether people can sign in at providers of this kind."""
+    """Whether people leave for providers of this kind to sign in there."""
     return _connector(kind).signs_in is not None
 
 

@@ -280,3 +280,14 @@ def test_a_socket_keeps_its_deadline_over_dripping_bytes():
         assert time.monotonic() - started < 1.0
         stop.set()
         thread.join()
+
+
+def test_nothing_connected_lives_beyond_the_moment_somebody_stops_waiting(listener):
+    began = time.monotonic()
+    with connect(Egress(loopback=True, until=began + 0.2), "127.0.0.1", listener) as made:
+        made.deadline = began + 60
+        with pytest.raises(TimeoutError):
+            made.recv_into(bytearray(1))
+    assert time.monotonic() - began < 2
+    with pytest.raises(Timeout):
+        connect(Egress(loopback=True, until=began), "127.0.0.1", listener)
