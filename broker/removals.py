@@ -15,6 +15,8 @@ from typing import NamedTuple
 import orjson
 import sqlalchemy as sa
 
+from connectors import kinds
+
 from . import events, guard
 from .db import current_scope, db
 from .directory import EXPLICIT, Directory, Loss, members_lost
@@ -138,7 +140,7 @@ def hold(via: IdentityProvider, run: SyncRun, verdict: Verdict) -> None:
     _close(via, run)
     if run.dry_run:
         run.plan = [*run.plan, *_told(verdict.losses[:PLANNED])]
-    if news:
+    if news or run.source == "upstream":
         tell("held", via, run)
 
 
@@ -153,18 +155,23 @@ def take_away(via: IdentityProvider, run: SyncRun, losses: Sequence[Loss]) -> No
 
 
 def finish(via: IdentityProvider, run: SyncRun) -> None:
-    """The pass is over and nothing of it waits. A run that changed nothing leaves no event: its row is the history."""
+    """The pass is over and nothing of it waits. An import that changed nothing leaves no event: its row is the
+    history."""
     _drop(via)
     run.status = "done"
     via.good_config = config_digest(via)
     _close(via, run)
-    if run.created or run.updated or run.disabled or run.removed:
+    if run.source == "upstream" or run.created or run.updated or run.disabled or run.removed:
         tell("finished", via, run)
 
 
 def approve(run_id: str) -> None:
-    """Do what a held run would take away, as far as it still holds. Raises NotFound, Conflict."""
+    """Do what a held run would take away, as far as it still holds; of a rehearsal, let the settings it was held under
+    count as good. Raises NotFound, Conflict."""
     via, run = _held(run_id)
+    if run.dry_run:
+        _accept_settings(via, run)
+        return
     take_away(via, run, [loss for loss, _ in _kept(via)])
     _drop(via)
     run.status, run.finished_at = "done", sa.func.now()
@@ -175,6 +182,10 @@ def approve(run_id: str) -> None:
 def reject(run_id: str) -> None:
     """Drop what a held run would take away, and mute it until it changes. Raises NotFound, Conflict."""
     via, run = _held(run_id)
+    if run.dry_run:
+        run.status = "done"
+        tell("rejected", via, run)
+        return
     db.session().execute(
         sa.update(HeldRemoval)
         .where(HeldRemoval.provider_id == via.id, HeldRemoval.status == "held")
@@ -199,7 +210,28 @@ def tell(deed: str, via: IdentityProvider, run: SyncRun) -> None:
 
 
 def config_digest(via: IdentityProvider) -> bytes:
-    return blake2b(orjson.dumps(via.config, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+    """Of the settings that say which records are read: a password or another server changes nothing about that."""
+    selecting = [setting for setting in kinds.describe(via.kind) if setting.selects]
+    chosen = {setting.name: via.config.get(setting.name, setting.default) for setting in selecting}
+    return blake2b(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def supersede(via: IdentityProvider, run: SyncRun) -> None:
+    """What earlier runs held has been judged anew by this one, so that there is nothing left of them to decide."""
+    db.session().execute(
+        sa.update(SyncRun)
+        .where(SyncRun.provider_id == via.id, SyncRun.status == "held", SyncRun.id != run.id)
+        .values(status="done", problem=f"Superseded by {run.id}.")
+    )
+
+
+def _accept_settings(via: IdentityProvider, run: SyncRun) -> None:
+    """The rehearsal showed what reading by them does; the schedule goes on."""
+    if run.config != config_digest(via):
+        raise Conflict("The provider's configuration has been changed since this run")
+    via.good_config, via.due_at = run.config, sa.func.now()
+    run.status = "done"
+    tell("approved", via, run)
 
 
 def _unmuted(via: IdentityProvider, run: SyncRun) -> list[Loss]:
@@ -227,13 +259,8 @@ def _drop(via: IdentityProvider, *, besides: str = "") -> None:
 
 
 def _close(via: IdentityProvider, run: SyncRun) -> None:
-    """End the run; what an earlier one held has been judged anew, so that there is nothing left of it to decide."""
     run.finished_at = sa.func.now()
-    db.session().execute(
-        sa.update(SyncRun)
-        .where(SyncRun.provider_id == via.id, SyncRun.status == "held", SyncRun.id != run.id)
-        .values(status="done", problem=f"Superseded by {run.id}.")
-    )
+    supersede(via, run)
 
 
 def _held(run_id: str) -> tuple[IdentityProvider, SyncRun]:

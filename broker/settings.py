@@ -53,6 +53,15 @@ def _seconds(low: int, high: int) -> Callable[[Any], int]:
     return check
 
 
+def _count(low: int, high: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
 def _guard(value: Any) -> dict[str, int]:
     default: dict[str, int] = REMOVAL_GUARD
     if not isinstance(value, dict) or set(value) - set(default):
@@ -114,6 +123,19 @@ SETTINGS: dict[str, Setting] = {
             "How many removals pass unseen: more than `min` and more than `percent` of those linked in one run, or "
             "`percent_24h` in 24 hours, are held for approval.",
             _guard,
+        ),
+        Setting(
+            "sync_runs_per_tenant",
+            2,
+            "How many upstreams of one tenant are read at the same time.",
+            _count(1, 100),
+        ),
+        Setting(
+            "sync_runs_at_once",
+            16,
+            "How many upstreams are read at the same time in the whole installation; half of them in full at most.",
+            _count(2, 1_000),
+            platform_only=True,
         ),
         Setting(
             "signing_key_lifetime",

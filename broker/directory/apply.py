@@ -87,16 +87,25 @@ _DETAILS = {
 class PageOfChanges:
     """One page of one upstream in one tenant, inside the caller's unit of work.
 
-    `room` tells how many more users the tenant may have, None for any number.
+    `room` tells how many more users the tenant may have, None for any number. `followed`: the upstream tells what
+    changed, in an order in which others have their new names before lists mention them.
     """
 
     def __init__(
-        self, tenant: str, via: Provider, run_no: int, *, halving_floor: int, room: Callable[[], int | None]
+        self,
+        tenant: str,
+        via: Provider,
+        run_no: int,
+        *,
+        halving_floor: int,
+        followed: bool,
+        room: Callable[[], int | None],
     ) -> None:
         self.tenant = tenant
         self.via = via
         self.run_no = run_no
         self.halving_floor = halving_floor
+        self.followed = followed
         self.room = room
         self.outcome = Outcome()
         self.changes = Changes()
@@ -292,6 +301,8 @@ class PageOfChanges:
         rows.insert(self.tenant, fresh)
         self._update(items)
         numbers = self._link(items)
+        if self.followed:
+            self._rename_members(items)
         for item in items:
             if item.skipped == "kind_changed" and item.link is not None:
                 number = numbers[item.key]
@@ -357,11 +368,32 @@ class PageOfChanges:
         }
         wanted: dict[str, Sequence[Ref]] = {id: item.record.members or () for id, item in groups.items()}
         known = {id for id, item in groups.items() if not item.fresh}
-        held = members.write(self.tenant, self.via.id, self.run_no, wanted, known, self.tally, floor=self.halving_floor)
+        held = members.write(
+            self.tenant,
+            self.via.id,
+            None if self.followed else self.run_no,
+            wanted,
+            known,
+            self.tally,
+            floor=self.halving_floor,
+        )
         for group, leaving in held.items():
             item = groups[group]
             evidence = encode_leaving(leaving)
             self.outcome.losses.append(Loss(numbers[item.key], "shrink", "group", item.encoded.digest, evidence))
+
+    def _rename_members(self, items: Sequence[Item]) -> None:
+        """Who has another name now is in his groups by that name: an upstream that is followed does not say so of each
+        group."""
+        members.rename(
+            self.tenant,
+            self.via.id,
+            [
+                (item.row.id, item.link.ref, ref_key(item.record.ref), item.record.name)
+                for item in items
+                if item.row and item.link and not item.skipped and item.link.ref != ref_key(item.record.ref)
+            ],
+        )
 
     def _follow_primary(self, items: Sequence[Item], arrivals: Sequence[Item]) -> None:
         users = {

@@ -92,6 +92,10 @@ _UNHOLD = sa.text("""
     WHERE h.tenant_id = :tenant AND h.provider_id = :via AND h.link_no = ANY(:nos)
       AND l.tenant_id = :tenant AND l.no = h.link_no AND (h.action = 'remove' OR (h.action = 'disable' AND l.active))
 """)
+_UNSETTLED = sa.text("""
+    SELECT key FROM links WHERE tenant_id = :tenant AND provider_id = :via
+      AND (skipped IS NOT NULL OR name_kept) AND gone_at IS NULL ORDER BY no LIMIT :most
+""")
 _ANY_HELD = sa.text("SELECT 1 FROM held_removals WHERE tenant_id = :tenant AND provider_id = :via LIMIT 1")
 _HELD = sa.text("""
     SELECT link_no, evidence FROM held_removals
@@ -153,6 +157,11 @@ def write(
     session.execute(_RECORD, arrays({"tenant": tenant, **kept}))
     unhold(tenant, via, list(numbers.values()))
     return numbers
+
+
+def unsettled(tenant: str, via: str, most: int) -> list[str]:
+    """Keys of records that could not be taken, or not as they are."""
+    return list(db.session().execute(_UNSETTLED, {"tenant": tenant, "via": via, "most": most}).scalars())
 
 
 def settle(tenant: str, via: str) -> None:

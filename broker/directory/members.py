@@ -92,7 +92,7 @@ def carrying_roles(tenant: str, groups: Set[str]) -> Set[str]:
 def write(
     tenant: str,
     via: str,
-    run_no: int,
+    run_no: int | None,
     wanted: Mapping[str, Sequence[Ref]],
     known: Set[str],
     tally: Tally,
@@ -103,7 +103,8 @@ def write(
 
     `known`: the groups that may have members already. Of these, one that would lose half of them, and more than
     `floor`, gains the new ones but keeps the old: it is returned with what it would lose. So is one that carries an
-    administrator's role, whoever would leave it.
+    administrator's role, whoever would leave it. `run_no`: the pass in which everybody's name is read sooner or later;
+    None: all names are known to be today's.
     """
     if not wanted:
         return {}
@@ -123,7 +124,7 @@ def write(
         lost, had = len(keys) - unresolved[group], rows - gained[group]
         if lost > (0 if group in weighty else floor) and (group in weighty or 2 * lost >= had):
             held[group] = [Leaving(key, ordinal) for key, ordinal in zip(keys, ordinals, strict=True)]
-    if uncertain := sorted(unresolved.keys() & known - held.keys()):
+    if run_no is not None and (uncertain := sorted(unresolved.keys() & known - held.keys())):
         session.execute(_LEAVE, {**values, **arrays({"dropping": uncertain}), "run": run_no})
     dropping = arrays({"dropping": sorted(known - held.keys())})
     tally.lose(session.execute(_DROP, {**values, **dropping}))
@@ -379,13 +380,48 @@ _LAST = sa.text("""
 _FOUND = sa.text("""
     SELECT m.group_id, h.rows, array_agg(m.member_key), array_agg(m.ordinal)
     FROM unnest(CAST(:groups AS text[]), CAST(:keys AS text[])) AS u(group_id, member_key)
+    LEFT JOIN LATERAL (
+        SELECT l.resource_id FROM links l WHERE l.tenant_id = :tenant AND l.provider_id = :via
+          AND l.ref = u.member_key AND l.gone_at IS NULL AND l.skipped IS NULL AND l.kind IN ('user', 'group')
+        ORDER BY l.seen_run DESC, l.resource_id DESC LIMIT 1) l ON true
     JOIN memberships m ON m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = u.group_id
-      AND m.member_key = u.member_key
+      AND (m.member_id = l.resource_id OR (m.member_key = u.member_key
+           AND (l.resource_id IS NULL OR m.member_id IS NULL)))
     CROSS JOIN LATERAL (
         SELECT count(*) AS rows FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id
           AND o.via = :via AND o.kind = 'member' OFFSET 0) h
     GROUP BY m.group_id, h.rows
 """)
+"""Who is meant by a name is the one who has it now; a row may still know him by an earlier one."""
+_UNNAME = sa.text("""
+    UPDATE memberships m SET member_key = chr(1) || m.no, raw = u.raw
+    FROM unnest(CAST(:ids AS text[]), CAST(:olds AS text[]), CAST(:news AS text[]), CAST(:raws AS text[]))
+         AS u(id, old, new, raw)
+    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.member_id = u.id AND m.member_key = u.old
+      AND NOT EXISTS (
+          SELECT 1 FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id AND o.via = :via
+            AND o.kind = 'member' AND o.member_key = u.new
+            AND NOT EXISTS (SELECT 1 FROM unnest(CAST(:ids AS text[]), CAST(:olds AS text[])) AS r(id, old)
+                            WHERE r.id = o.member_id AND r.old = o.member_key))
+""")
+_NAME = sa.text("""
+    UPDATE memberships m SET member_key = u.new
+    FROM unnest(CAST(:ids AS text[]), CAST(:news AS text[])) AS u(id, new)
+    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.member_id = u.id
+      AND m.member_key = chr(1) || m.no
+""")
+
+
+def rename(tenant: str, via: str, renamed: Sequence[tuple[str, str, str, str]]) -> None:
+    """Members `(id, old key, new key, new name)` are called otherwise in the lists they are in; they may have exchanged
+    their names. A list that knows somebody else by the new name stays until it is read."""
+    if not renamed:
+        return
+    ids, olds, news, raws = (list(column) for column in zip(*renamed, strict=True))
+    values = arrays({"tenant": tenant, "via": via, "ids": ids, "olds": olds, "news": news, "raws": raws})
+    session = db.session()
+    session.execute(_UNNAME, values)
+    session.execute(_NAME, values)
 
 
 def change(

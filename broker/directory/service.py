@@ -33,6 +33,9 @@ from .news import Shown, Tally, tell_members, tell_shown
 from .outcome import Loss, Outcome
 from .rows import Row, Unfit
 
+UNSETTLED = 1_000
+"""Records that are asked for again in one run."""
+
 _NAME_HELD = sa.text("""
     SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
       AND name_key = :key AND id <> :id
@@ -205,17 +208,25 @@ class Directory:
             return Arrival(self.tenant, via, identity, self._room).admit()
 
     def apply(
-        self, changes: Sequence[Change], via: IdentityProvider, run_no: int, *, halving_floor: int = 1
+        self,
+        changes: Sequence[Change],
+        via: IdentityProvider,
+        run_no: int,
+        *,
+        halving_floor: int = 1,
+        followed: bool = False,
     ) -> Outcome:
         """Write one page of an upstream's changes. Nothing is taken away here: see `Outcome.losses`.
 
         `halving_floor`: a group that would lose more members than this, and at least half, keeps them until the guard
-        decides.
+        decides. `followed`: the page is of a delta, which tells of everybody who has another name by now.
         """
         provider = Provider.of(via)
 
         def page() -> Outcome:
-            whole = PageOfChanges(self.tenant, provider, run_no, halving_floor=halving_floor, room=self._room)
+            whole = PageOfChanges(
+                self.tenant, provider, run_no, halving_floor=halving_floor, followed=followed, room=self._room
+            )
             return whole.apply(changes)
 
         with directory_writes():
@@ -227,6 +238,12 @@ class Directory:
                 if not names.is_clash(error):
                     raise
             return page()
+
+    def has_read(self, key: str, via_id: str) -> bool:
+        """Whether the record of this key has been read from the upstream, and is somebody's."""
+        wanted = rows.ref_key(key)
+        link = links.find(self.tenant, via_id, [wanted]).get(wanted)
+        return link is not None and not link.gone and link.resource_id is not None
 
     def correct(self, via: IdentityProvider, run_no: int) -> None:
         """The full pass `run_no` is finished: everybody is known by the name he has now. Whom lists and reports read
@@ -251,6 +268,11 @@ class Directory:
         """Do these losses that still hold. `run_no`: the latest finished full pass, which proves absence."""
         with directory_writes():
             return removal.take_away(self.tenant, via.id, losses, run_no)
+
+    def unsettled(self, via: IdentityProvider) -> list[str]:
+        """Upstream keys of records that could not be taken as they are: a name was somebody else's, there was no
+        room."""
+        return links.unsettled(self.tenant, via.id, UNSETTLED)
 
     def linked(self, via: IdentityProvider) -> dict[str, int]:
         """Live resources this upstream has, by kind."""

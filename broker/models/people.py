@@ -205,6 +205,12 @@ class Link(DirectoryOwned, Base):
         ),
         Index("ix_links_disabled", "tenant_id", "provider_id", postgresql_where=text("NOT active AND gone_at IS NULL")),
         Index("ix_links_moved", "tenant_id", "provider_id", postgresql_where=text("moved")),
+        Index(
+            "ix_links_unsettled",
+            "tenant_id",
+            "provider_id",
+            postgresql_where=text("(skipped IS NOT NULL OR name_kept) AND gone_at IS NULL"),
+        ),
         {"postgresql_with": {"fillfactor": "70"}},
     )
 

@@ -19,6 +19,7 @@ class IdentityProvider(Stamped, TenantOwned, Base):
         belongs_to_tenant(),
         CheckConstraint("linking IN ('never', 'verified_email')", "linking"),
         Index("uq_identity_providers_name", "tenant_id", "name", unique=True),
+        Index("ix_identity_providers_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     )
 
     id: Mapped[Key] = mapped_column(primary_key=True)
@@ -43,23 +44,39 @@ class IdentityProvider(Stamped, TenantOwned, Base):
     """Ordered `{claim, attribute}` pairs by which a stranger is found among those that `match_within` gave."""
     match_within: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
     removal_guard: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    sync: Mapped[dict[str, Any]] = mapped_column(
+        server_default=text("""'{"enabled": false, "schedule": "1h", "full_every": "1d"}'""")
+    )
+    """When it is read by itself; see `broker.schedule`."""
+    feed_cursor: Mapped[str | None]
+    """Where the next delta begins; null: the next run reads everything."""
+    due_at: Mapped[Moment | None]
+    full_due_at: Mapped[Moment | None]
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    """Runs that failed in a row."""
+    succeeded_at: Mapped[Moment | None]
     good_config: Mapped[Bytes | None]
-    """Digest of the configuration of the last good run."""
+    """Digest of the settings that say which records are read, as they were in the last good run."""
     version: Mapped[int] = mapped_column(server_default=text("1"))
     lease_fence: Mapped[Big] = mapped_column(server_default=text("0"))
     lease_until: Mapped[Moment | None]
 
 
 class SyncRun(TenantOwned, Base):
-    """One pass over an upstream. `cursor` is the last page committed; a run that died is taken up from there."""
+    """One pass over an upstream. `cursor` is the last page committed; a run that died is taken up from there.
+
+    A live upstream's run is `running` from the moment it is asked for; whoever takes the provider's lease works on it.
+    """
 
     __tablename__ = "sync_runs"
     __table_args__ = (
         same_tenant("provider_id", "identity_providers.id"),
         UniqueConstraint("tenant_id", "no"),
         Index("ix_sync_runs_provider", "tenant_id", "provider_id", "no"),
+        Index("ix_sync_runs_running", "tenant_id", "provider_id", postgresql_where=text("status = 'running'")),
         CheckConstraint("status IN ('running', 'done', 'failed', 'held')", "status"),
         CheckConstraint("kind IN ('full', 'delta')", "kind"),
+        CheckConstraint("source IN ('file', 'upstream')", "source"),
     )
 
     id: Mapped[Key] = mapped_column(primary_key=True)
@@ -68,9 +85,13 @@ class SyncRun(TenantOwned, Base):
     kind: Mapped[str]
     dry_run: Mapped[bool] = mapped_column(server_default=text("false"))
     status: Mapped[str] = mapped_column(server_default="running")
-    source: Mapped[str | None]
-    """Fingerprint of what is read (an export file's), so that a resumed run meets the same input."""
+    source: Mapped[str] = mapped_column(server_default="file")
+    """`file`: an export somebody reads by hand; `upstream`: the live directory, which any worker can read."""
     cursor: Mapped[str | None]
+    complete: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Everything has been read; what is left is to judge what would go."""
+    config: Mapped[Bytes | None]
+    """Digest of the settings it reads by."""
     fence: Mapped[Big] = mapped_column(server_default=text("0"))
     read: Mapped[int] = mapped_column(server_default=text("0"))
     created: Mapped[int] = mapped_column(server_default=text("0"))
@@ -87,7 +108,16 @@ class SyncRun(TenantOwned, Base):
     total: Mapped[Big | None]
     problem: Mapped[str | None]
     requested_by: Mapped[str | None]
-    started_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
+    cancelled_by: Mapped[str | None]
+    """Who wants it to end; it does so before its next page."""
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    """How often a worker has taken it up since its last page."""
+    rate: Mapped[float | None]
+    """Records a second, lately."""
+    due_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
+    """Since when it is owed."""
+    started_at: Mapped[Moment | None] = mapped_column(server_default=text("now()"))
+    """Null while it waits for a worker."""
     finished_at: Mapped[Moment | None]
 
 

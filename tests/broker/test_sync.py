@@ -29,7 +29,7 @@ def acme(world: World, tmp_path: Path) -> Upstream:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ldap, "RECORDS_PER_PAGE", 10)
+    monkeypatch.setattr(ldap.export, "RECORDS_PER_PAGE", 10)
 
 
 class Script:
@@ -232,7 +232,7 @@ def test_the_lease_of_a_run_that_died_is_waited_for(acme: Upstream):
 
 def test_waiting_ends_when_the_holder_shows_that_it_lives(acme: Upstream, monkeypatch: pytest.MonkeyPatch):
     lease(acme, "10 seconds")
-    monkeypatch.setattr(sync.time, "sleep", lambda _: lease(acme, "10 seconds"))
+    monkeypatch.setattr(sync.leases.time, "sleep", lambda _: lease(acme, "10 seconds"))
     with pytest.raises(Conflict, match="under way"):
         acme.read(people(1), patience=60)
 
@@ -284,7 +284,7 @@ def test_a_record_the_database_refuses_is_skipped_alone(acme: Upstream, monkeypa
 
 
 def test_skipped_records_are_kept_with_their_reasons_up_to_a_number(acme: Upstream, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sync, "KEPT_SKIPS", 3)
+    monkeypatch.setattr(sync.book, "KEPT_SKIPS", 3)
     unreadable = [Unreadable(f"byte {n}", "bad_line", "Not LDIF.", name=f"CN=\x00{n}") for n in range(5)]
     run = pull(acme, page(*unreadable[:2], last=False), page(*unreadable[2:]))
     assert (run.status, run.read, run.skipped) == ("done", 5, 5)

@@ -21,6 +21,7 @@ SPANS_TENANTS = {
     "broker/commands.py",  # from a slug or a provider's id to the tenant a command works in
     "broker/health.py",  # what an installation stands on is no tenant's
     "broker/worker.py",  # which tenants have work for the clock
+    "broker/sync/queue.py",  # which upstreams of which tenants are to be read now
     "scim/push/outbox.py",  # which targets are owed something
 }
 """Where `platform_scope` may be entered; everywhere else one unit of work has one tenant."""

@@ -1,0 +1,185 @@
+"""Which upstreams are to be read now, and in which order: the runs somebody asked for, those that died, and schedules.
+
+PostgreSQL is the queue. A run that is `running` and under nobody's lease is owed, whoever began it; a provider whose
+time has come gets one run, however often its time came meanwhile. Claiming takes the provider's lease. Tenants with the
+fewest runs under way come first and deltas before full passes, so that nobody waits for another tenant's first import.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker import ids, removals, schedule, settings
+from broker.context import Scope, current_actor, system
+from broker.db import db, platform_scope
+from broker.errors import Conflict
+from broker.models import IdentityProvider, SyncRun
+
+from .leases import LEASE, Lease
+from .run import Order
+
+ATTEMPTS = 5
+"""How often a run is taken up without getting a page further, before it is given up."""
+_LOOKED_AT = 500
+
+_WAITING = """
+    SELECT p.tenant_id, p.id AS provider_id, n.partner_id, n.kind AS tenant_kind, n.slug, p.sync,
+           r.id AS run_id, r.attempts, coalesce(r.due_at, p.due_at) AS due_at,
+           coalesce(r.kind = 'full' OR r.dry_run, false) OR r.cursor IS NULL
+               AND (p.feed_cursor IS NULL OR p.full_due_at IS NULL OR p.full_due_at <= now()) AS full
+    FROM identity_providers p
+    JOIN tenants n ON n.id = p.tenant_id AND n.status = 'active'
+    LEFT JOIN LATERAL (
+        SELECT id, attempts, due_at, kind, cursor, dry_run FROM sync_runs
+        WHERE tenant_id = p.tenant_id AND provider_id = p.id AND status = 'running' AND source = 'upstream'
+        ORDER BY no LIMIT 1) r ON true
+    WHERE p.enabled AND (p.lease_until IS NULL OR p.lease_until < now())
+      AND (r.id IS NOT NULL OR (p.due_at <= now() AND (p.sync ->> 'enabled')::boolean))
+"""
+_DUE = sa.text(f"SELECT EXISTS ({_WAITING})")
+_CANDIDATES = sa.text(f"SELECT w.*, now() AS now FROM ({_WAITING}) w ORDER BY w.due_at LIMIT :most")  # noqa: S608
+_BUSY = sa.text("""
+    SELECT p.tenant_id, EXISTS (
+        SELECT 1 FROM sync_runs r WHERE r.tenant_id = p.tenant_id AND r.provider_id = p.id AND r.status = 'running'
+          AND r.source = 'upstream' AND r.kind = 'full') AS full
+    FROM identity_providers p WHERE p.lease_until >= now()
+""")
+_ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('scaikey:sync', 0))")
+_LEASE = sa.text("""
+    UPDATE identity_providers SET lease_fence = lease_fence + 1, lease_until = now() + :lease, due_at = :due
+    WHERE tenant_id = :tenant AND id = (
+        SELECT id FROM identity_providers WHERE tenant_id = :tenant AND id = :via
+          AND (lease_until IS NULL OR lease_until < now()) FOR NO KEY UPDATE SKIP LOCKED)
+    RETURNING lease_fence
+""")
+_ATTEMPT = sa.text("UPDATE sync_runs SET attempts = attempts + 1 WHERE tenant_id = :tenant AND id = :run")
+_OWED = sa.text("SELECT id FROM sync_runs WHERE tenant_id = :tenant AND provider_id = :via AND status = 'running'")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run to be carried out, its provider's lease ours. `attempt`: which one without a page between."""
+
+    lease: Lease
+    order: Order
+    full: bool
+    attempt: int
+
+
+def is_due() -> bool:
+    """Whether any upstream is to be read now."""
+    with platform_scope() as session:
+        return bool(session.execute(_DUE).scalar())
+
+
+def claim(*, full_too: bool = True) -> Claim | None:
+    """The next run, within the limits of the platform and of each tenant; None when there is none for us.
+
+    `full_too`: whether a full pass may be given, which takes long.
+    """
+    with platform_scope() as session:
+        session.execute(_ONE_AT_A_TIME)
+        busy = session.execute(_BUSY).all()
+        at_once = settings.of(Scope(None), "sync_runs_at_once")
+        if len(busy) >= at_once:
+            return None
+        under_way = Counter(row.tenant_id for row in busy)
+        full_too = full_too and 2 * sum(row.full for row in busy) < at_once
+        waiting = session.execute(_CANDIDATES, {"most": _LOOKED_AT}).all()
+        for row in sorted(waiting, key=lambda row: (under_way[row.tenant_id], row.full)):
+            if row.full and not full_too:
+                continue
+            scope = Scope(row.tenant_id, row.partner_id, row.tenant_kind, row.slug)
+            if under_way[row.tenant_id] >= settings.of(scope, "sync_runs_per_tenant"):
+                continue
+            if (claimed := _claimed(scope, row)) is not None:
+                return claimed
+    return None
+
+
+def _claimed(scope: Scope, row: Any) -> Claim | None:
+    session = db.session()
+    named = {"tenant": row.tenant_id, "via": row.provider_id}
+    following = schedule.parse(row.sync)
+    due = following.after(row.now) if following.enabled else None
+    fence = session.execute(_LEASE, {**named, "lease": LEASE, "due": due}).scalar()
+    if fence is None:
+        return None
+    run_id = row.run_id
+    if run_id is None:
+        run_id = _owe(row.tenant_id, row.provider_id, system("clock").id, due_at=row.due_at).id
+    session.execute(_ATTEMPT, {"tenant": row.tenant_id, "run": run_id})
+    lease = Lease(scope, row.provider_id, fence)
+    return Claim(lease, Order(live=True, run_id=run_id), row.full, (row.attempts or 0) + 1)
+
+
+def ask(via: IdentityProvider, *, full: bool = False, dry_run: bool = False) -> SyncRun:
+    """Owe a run of the provider, in the open unit of work; the same one, if one waits already.
+
+    Raises Conflict while a run is under way.
+    """
+    session = db.session()
+    waiting = session.scalars(
+        sa.select(SyncRun).where(
+            SyncRun.provider_id == via.id, SyncRun.source == "upstream", SyncRun.status == "running"
+        )
+    ).all()
+    for run in waiting:
+        if run.started_at is None and run.dry_run == dry_run:
+            if full:
+                run.kind = "full"
+            return run
+    if any(run.started_at is not None for run in waiting):
+        raise Conflict("A run of this provider is under way")
+    return _owe(via.tenant_id, via.id, current_actor().id, full=full, dry_run=dry_run)
+
+
+def cancel(run: SyncRun) -> None:
+    """Let a live upstream's run end before its next page; one that waits ends at once. Raises Conflict."""
+    if run.status != "running" or run.source != "upstream":
+        raise Conflict("Only a run of a live upstream that is under way can be cancelled")
+    run.cancelled_by = current_actor().id
+    if run.started_at is None:
+        via = db.session().get_one(IdentityProvider, (run.tenant_id, run.provider_id))
+        run.status, run.problem, run.finished_at = "failed", f"Cancelled by {run.cancelled_by}.", sa.func.now()
+        removals.tell("failed", via, run)
+
+
+def give_up(claimed: Claim, problem: str) -> None:
+    """End a run that ends its workers; its provider waits for its next time. In an open unit of work."""
+    lease = claimed.lease
+    via = lease.extend()
+    run = db.session().get_one(SyncRun, (lease.scope.tenant_id, claimed.order.run_id))
+    run.status, run.problem, run.finished_at = "failed", problem, sa.func.now()
+    via.failures += 1
+    removals.tell("failed", via, run)
+
+
+def _owe(
+    tenant: str,
+    via: str,
+    requested_by: str,
+    *,
+    full: bool = False,
+    dry_run: bool = False,
+    due_at: Any = None,
+) -> SyncRun:
+    run = SyncRun(
+        tenant_id=tenant,
+        id=ids.new("run"),
+        provider_id=via,
+        source="upstream",
+        kind="full" if full else "delta",
+        dry_run=dry_run,
+        requested_by=requested_by,
+        due_at=due_at if due_at is not None else sa.func.now(),
+        started_at=sa.null(),
+    )
+    session = db.session()
+    session.add(run)
+    session.flush()
+    return run
