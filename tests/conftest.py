@@ -17,8 +17,10 @@ from broker.db import connect, db, platform_scope
 from broker.embedded import Services
 from broker.models import IdentityProvider, Partner, Tenant
 from tests.casting import cast, platform, web
+from tests.upstreams.fixtures import active_directory, slapd
+from tests.upstreams.missing import pytest_terminal_summary
 
-__all__ = ["cast", "platform", "web"]
+__all__ = ["active_directory", "cast", "platform", "pytest_terminal_summary", "slapd", "web"]
 
 
 @dataclass(frozen=True)
