@@ -30,7 +30,7 @@ class Connector(NamedTuple):
 
 KINDS: Mapping[str, Connector] = {
     "oidc": Connector(openid.Config, signs_in=openid.connect),
-    "ldap": Connector(ldap.Config, ldap.LdifDirectory),
+    "ldap": Connector(ldap.Config, ldap.LdifDirectory, connects=ldap.connect),
 }
 
 
@@ -93,6 +93,11 @@ def live_feed(kind: str, config: Any, egress: Egress) -> ChangeFeed | None:
     """The feed of a live upstream; None where everybody is read from files, or nobody can be asked for."""
     made = _connected(kind, config, egress)
     return made if isinstance(made, ChangeFeed) else None
+
+
+def is_live(kind: str, config: Any) -> bool:
+    """Whether such a provider can be read at any time, without anybody bringing a file."""
+    return live_feed(kind, config, Egress()) is not None
 
 
 def password_check(kind: str, config: Any, egress: Egress) -> PasswordCheck | None:

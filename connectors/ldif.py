@@ -281,7 +281,7 @@ def _attributes(rest: bytes) -> dict[str, Values]:
             values[name].append(value)
         else:
             values[name] = [value]
-    if not _distinct(tuple(values)):
+    if not distinct(tuple(values)):
         return _collected(_pair(line) for line in lines)
     return values
 
@@ -326,12 +326,12 @@ def _collected(pairs: Iterable[tuple[str, str | bytes]]) -> dict[str, Values]:
     spellings: dict[str, str] = {}
     for name, value in pairs:
         values.setdefault(spellings.setdefault(name.lower(), name), []).append(value)
-    _distinct(tuple(values))
+    distinct(tuple(values))
     return values
 
 
 @lru_cache(maxsize=1024)
-def _distinct(names: tuple[str, ...]) -> bool:
+def distinct(names: tuple[str, ...]) -> bool:
     """Whether no two names differ in case alone. Entries share few combinations of names, hence the cache."""
     if len(names) > MOST_ATTRIBUTES:
         raise Unfit("too_large", f"The entry has more than {MOST_ATTRIBUTES} attributes.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors import ldap, ldif
+from connectors import dn, ldap, ldif
 from connectors.port import Record
 from tests.canonical_ldif import canonical, differences
 
@@ -58,9 +58,7 @@ def test_membership_is_the_same_from_both_sides(acme: dict[str, Record]) -> None
     """`memberOf` is computed by the directory: a check on our folding that we did not write."""
     down = {(group.ref, ref.key) for group in acme.values() for ref in group.members or ()}
     up = {
-        (ldap.dn.fold(str(name)), record.ref)
-        for record in acme.values()
-        for name in record.attributes.get("memberOf", ())
+        (dn.fold(str(name)), record.ref) for record in acme.values() for name in record.attributes.get("memberOf", ())
     }
     assert down == up
     assert len(down) == 1391
@@ -77,7 +75,7 @@ def test_groups_of_every_shape(acme: dict[str, Record]) -> None:
     assert first.ref in [ref.key for ref in second.members or ()]
     assert by_account(acme, "Empty").members == ()
     foreign = [ref.raw for ref in by_account(acme, "Local").members or () if "ForeignSecurityPrincipals" in ref.raw]
-    assert [acme[ldap.dn.fold(raw)].kind for raw in foreign] == ["other"]
+    assert [acme[dn.fold(raw)].kind for raw in foreign] == ["other"]
 
 
 def test_primary_groups_are_those_of_the_accounts(acme: dict[str, Record]) -> None:

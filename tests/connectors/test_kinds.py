@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from connectors import kinds, ldap
+from connectors.egress import Egress
 from connectors.port import ChangeFeed, Misconfigured, setting
 
 
@@ -41,10 +42,14 @@ def test_an_unknown_kind_is_a_misconfiguration() -> None:
 
 
 def test_settings_are_described() -> None:
-    source, base_dn = kinds.describe("ldap")
-    assert (source.name, source.type, source.default, source.choices) == ("source", "str", "ldif", ("ldif",))
+    source, base_dn, *live = kinds.describe("ldap")
+    assert (source.name, source.type, source.default, source.choices) == ("source", "str", "ldif", ("ldif", "ldap"))
     assert (base_dn.name, base_dn.required, base_dn.secret, base_dn.default) == ("base_dn", False, False, "")
     assert "naming context" in base_dn.help
+    assert [setting.name for setting in live if setting.secret] == ["bind_password"]
+    assert [setting.name for setting in live if setting.confides] == ["servers", "ca_certificates"]
+    selecting = ["source", "base_dn", "base_dns", "user_filter", "member_of"]
+    assert [setting.name for setting in kinds.describe("ldap") if setting.selects] == selecting
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,12 @@ def test_what_is_inside_a_setting_is_checked_too(
 def test_kinds_say_what_can_be_done_with_them() -> None:
     assert [kinds.signs_in(kind) for kind in ("oidc", "ldap")] == [True, False]
     assert [kinds.reads_file(kind) for kind in ("oidc", "ldap")] == [False, True]
+
+
+def test_a_directory_is_connected_to_only_where_its_source_is_live() -> None:
+    assert kinds.live_feed("ldap", kinds.config_from("ldap", {}), Egress()) is None
+    live = {"source": "ldap", "servers": ["ldaps://dc1.acme.test"], "bind_dn": "reader@acme.test", "bind_password": "p"}
+    assert isinstance(kinds.live_feed("ldap", kinds.config_from("ldap", live), Egress()), ChangeFeed)
 
 
 def test_a_file_feed_reads_the_file(tmp_path: Path) -> None:

@@ -1,42 +1,21 @@
-"""Directories that speak LDAP, Active Directory first: an exported LDIF file read as a full pass.
+"""What the entries of a directory mean, whether they come from a file or from a live server.
 
-Owns what entries mean: their key, kind, names, members, manager and state, the attributes that are never read
-(`EXCLUDED`), and the decoding of Active Directory's binary and numeric forms. The file format is `ldif`'s, names
-are `dn`'s. Nothing here is written back to a directory.
+Owns their key, kind, names, members, manager and state, the attributes that are never read (`EXCLUDED`), and the
+decoding of Active Directory's binary and numeric forms. The file format is `ldif`'s, names are `dn`'s.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from connectors import dn, ldif
+from connectors import dn
 from connectors.ldif import Unfit, Values
-from connectors.port import (
-    Change,
-    CursorExpired,
-    Gone,
-    Kind,
-    Misconfigured,
-    Page,
-    Record,
-    Ref,
-    Unreachable,
-    Unreadable,
-    UpstreamError,
-    setting,
-)
-
-RECORDS_PER_PAGE = 1000
-BYTES_PER_PAGE = 4 * 1024 * 1024
+from connectors.port import Gone, Kind, Record, Ref, Unreadable
 
 _SECRETS = """
     unicodepwd dbcspwd ntpwdhistory lmpwdhistory supplementalcredentials userpassword unixuserpassword
@@ -60,8 +39,7 @@ _DISABLED = 0x2
 _TRUST = 0x800
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 _LAST_FILETIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) * 10
-_CURSOR = re.compile(r"ldif1:(?P<digest>[0-9a-f]+):(?P<offset>[0-9]{1,18}):(?P<awaiting>[01])").fullmatch
-_RANGE = re.compile(r"(?P<name>[^;]+);range=(?P<low>[0-9]+)-(?P<high>[0-9]+|\*)", re.IGNORECASE).fullmatch
+RANGE = re.compile(r"(?P<name>[^;]+);range=(?P<low>[0-9]+)-(?P<high>[0-9]+|\*)", re.IGNORECASE).fullmatch
 _TIME = re.compile(
     r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)?(\d\d)?(?:[.,](\d{1,6})\d*)?(Z|[+-]\d\d(?:\d\d)?)", re.ASCII
 ).fullmatch
@@ -69,94 +47,6 @@ _TIME = re.compile(
 _GROUPS = frozenset({"group", "groupofnames", "groupofuniquenames", "groupofmembers", "posixgroup"})
 _PEOPLE = frozenset({"user", "inetorgperson"})
 _NO_PEOPLE = frozenset({"computer", "contact", "msds-managedserviceaccount", "msds-groupmanagedserviceaccount"})
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    source: str = setting(
-        "Where the directory is read from. `ldif`: an exported file.", default="ldif", choices=("ldif",)
-    )
-    base_dn: str = setting(
-        "The naming context the export has to be of, such as `DC=corp,DC=example`. Entries outside it are skipped.",
-        default="",
-    )
-
-    def __post_init__(self) -> None:
-        try:
-            _ = self.base_dn and dn.fold(self.base_dn)
-        except ValueError as flaw:
-            raise Misconfigured(f"base_dn: {flaw}", {"base_dn": str(flaw)}) from None
-
-
-class LdifDirectory:
-    """An LDIF export as a ChangeFeed: always a full pass, in the order of the file, in bounded memory.
-
-    A cursor names the file by a digest of all its bytes and expires with any other file. The last page comes only
-    when the file proves complete; after its own cursor it comes again, without changes.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], config: Config | None = None) -> None:
-        self.path = Path(path)
-        self.base = dn.fold(config.base_dn) if config and config.base_dn else ""
-
-    def changes_since(self, cursor: str | None) -> Iterator[Page]:
-        try:
-            with self.path.open("rb") as file:
-                yield from self._pages(file, cursor)
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise Misconfigured(f"The file cannot be opened: {error.strerror}.") from None
-        except OSError as error:
-            raise Unreachable(f"The file cannot be read: {error.strerror}.") from None
-
-    def _pages(self, file: BinaryIO, cursor: str | None) -> Iterator[Page]:
-        before = os.fstat(file.fileno())
-        digest = ldif.fingerprint(file)
-        end, awaiting = _opened(cursor, digest, before.st_size) if cursor is not None else (0, False)
-        begun = end
-        changes: list[Change] = []
-
-        def page(last: bool) -> Page:
-            mark = f"ldif1:{digest}:{end}:{awaiting:d}"
-            done = before.st_size if last else end
-            return Page(tuple(changes), mark, last, "full", done=done, total=before.st_size)
-
-        reader = ldif.Reader(file, end, awaiting)
-        try:
-            for entry in reader:
-                if len(changes) >= RECORDS_PER_PAGE or (changes and entry.end - begun > BYTES_PER_PAGE):
-                    yield page(last=False)
-                    changes, begun = [], end
-                changes.append(self._change(entry))
-                end, awaiting = entry.end, reader.awaiting
-        except UpstreamError:
-            if changes:
-                yield page(last=False)
-            raise
-        after = os.fstat(file.fileno())
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise CursorExpired("The file was changed while it was read.")
-        yield page(last=True)
-
-    def _change(self, entry: ldif.Entry | ldif.Flaw) -> Change:
-        if isinstance(entry, ldif.Entry):
-            try:
-                return _record(entry, self.base)
-            except Unfit as unfit:
-                reason, detail = unfit.reason, unfit.detail
-        else:
-            reason, detail = entry.reason, entry.detail
-        try:
-            ref = dn.fold(entry.dn) if entry.dn and reason != "outside_base" else None
-        except ValueError:
-            ref = None
-        return Unreadable(f"byte {entry.start}", reason, detail, entry.dn, ref)
-
-
-def _opened(cursor: str, digest: str, size: int) -> tuple[int, bool]:
-    found = _CURSOR(cursor)
-    if found is None or found["digest"] != digest or int(found["offset"]) > size:
-        raise CursorExpired("The cursor is of another file.")
-    return int(found["offset"]), found["awaiting"] == "1"
 
 
 class _Shape(NamedTuple):
@@ -202,14 +92,31 @@ def _shape(names: tuple[str, ...]) -> _Shape:
     )
 
 
-def _record(entry: ldif.Entry, base: str) -> Record | Gone:
-    attributes = entry.attributes
+def read(name: str, attributes: dict[str, Values], position: str, base: str = "") -> Record | Gone | Unreadable:
+    """What one entry says; the attributes become the record's own. `base` is the folded name it has to lie under."""
+    try:
+        return record(name, attributes, base)
+    except Unfit as unfit:
+        return unreadable(position, unfit, name)
+
+
+def unreadable(position: str, unfit: Unfit, name: str | None) -> Unreadable:
+    """A record that cannot be read, with the name that others know it by where that can be told."""
+    try:
+        ref = dn.fold(name) if name and unfit.reason != "outside_base" else None
+    except ValueError:
+        ref = None
+    return Unreadable(position, unfit.reason, unfit.detail, name, ref)
+
+
+def record(name: str, attributes: dict[str, Values], base: str = "") -> Record | Gone:
+    """Raises Unfit."""
     shape = _shape(tuple(attributes))
     if shape.ranged:
         attributes = _joined(attributes)
         shape = _shape(tuple(attributes))
     try:
-        ref, *parent = dn.fold_with_parent(entry.dn)
+        ref, *parent = dn.fold_with_parent(name)
     except ValueError as flaw:
         raise Unfit("bad_dn", f"The name of the entry cannot be read: {flaw}.") from None
     if base and ref != base and not ref.endswith("," + base):
@@ -217,8 +124,8 @@ def _record(entry: ldif.Entry, base: str) -> Record | Gone:
     key = _key(attributes, shape)
     if shape.deleted and attributes[shape.deleted][0] == "TRUE":
         return Gone(key)
-    for name in shape.excluded:
-        del attributes[name]
+    for secret in shape.excluded:
+        del attributes[secret]
     control = _number(attributes, shape.control)
     kind, unique = _kind(attributes[shape.classes] if shape.classes else [], shape.uid is not None)
     if control & _TRUST:
@@ -235,7 +142,7 @@ def _record(entry: ldif.Entry, base: str) -> Record | Gone:
     return Record(
         key=key,
         kind=kind,
-        name=entry.dn,
+        name=name,
         ref=ref,
         attributes=attributes,
         alias=f"sid:{identifier}" if identifier else None,
@@ -275,7 +182,7 @@ def _joined(attributes: dict[str, Values]) -> dict[str, Values]:
     joined: dict[str, Values] = {}
     following: dict[str, str] = {}
     for name, values in attributes.items():
-        part = _RANGE(name)
+        part = RANGE(name)
         if part is None:
             joined.setdefault(name, []).extend(values)
             continue
