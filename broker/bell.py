@@ -1,7 +1,8 @@
 """The bell: a word to the workers that something is owed.
 
-Owns the one queue in Valkey and the job that stands for the word. A nudge only: what is owed is in PostgreSQL, and the
-clock's sweep is the guarantee. Whether Valkey is slow, empty or gone, whoever rings goes on unharmed.
+Owns the queues in Valkey, one for each lane of work, and the job that stands for the word. A nudge only: what is owed
+is in PostgreSQL, and the clock's sweep is the guarantee. Whether Valkey is slow, empty or gone, whoever rings goes on
+unharmed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from flask import Flask, current_app
 
 from . import events, running
 
-QUEUE = "scaikey"
-PUSH = "push"
-JOB_SECONDS = 120
+PUSH, PULL = "push", "pull"
+"""What lanes are named by: applications are owed something, an upstream is to be read."""
+QUEUES = {PUSH: "scaikey", PULL: "scaikey:pull"}
+JOB_SECONDS = {PUSH: 120, PULL: -1}
+"""Seconds a job of the lane may take. A pass takes as long as it takes: its lease shows that it lives."""
 
-_RUNG = "scaikey:rung:push"
+_RUNG = "scaikey:rung:"
 _RUNG_SECONDS = 5
 """One word is enough until a worker has heard it, or has had time to."""
 _SULK_SECONDS = 5.0
@@ -38,15 +41,15 @@ def _nudge() -> None:
         ring()
 
 
-def ring() -> bool:
-    """Wake a worker. False when Valkey cannot be told; never raises for it."""
+def ring(lane: str = PUSH) -> bool:
+    """Wake a worker of the lane. False when Valkey cannot be told; never raises for it."""
     extensions = current_app.extensions
     if extensions.get(_SILENT_UNTIL, 0.0) > time.monotonic():
         return False
     try:
         valkey = connection()
-        if valkey.set(_RUNG, b"1", nx=True, ex=_RUNG_SECONDS):
-            _enqueue(valkey)
+        if valkey.set(_RUNG + lane, b"1", nx=True, ex=_RUNG_SECONDS):
+            _enqueue(valkey, lane)
     except (redis.RedisError, OSError) as error:
         extensions[_SILENT_UNTIL] = time.monotonic() + _SULK_SECONDS
         log.warning("Valkey cannot be told that something is owed: %s", error)
@@ -54,10 +57,10 @@ def ring() -> bool:
     return True
 
 
-def heard() -> None:
-    """A worker has begun: what is owed from now on needs another word."""
+def heard(lane: str = PUSH) -> None:
+    """A worker of the lane has begun: what is owed from now on needs another word."""
     try:
-        connection().delete(_RUNG)
+        connection().delete(_RUNG + lane)
     except (redis.RedisError, OSError):
         return  # it ends by itself
 
@@ -74,10 +77,10 @@ def connection() -> redis.Redis:
     return kept
 
 
-def _enqueue(valkey: redis.Redis) -> None:
+def _enqueue(valkey: redis.Redis, lane: str) -> None:
     # Here, because a web process that never rings need not load it.
     from rq import Queue
     from rq.serializers import JSONSerializer
 
-    queue = Queue(QUEUE, connection=valkey, serializer=JSONSerializer)
-    queue.enqueue_call(PUSH, timeout=JOB_SECONDS, ttl=60, result_ttl=0, failure_ttl=3_600, description=PUSH)
+    queue = Queue(QUEUES[lane], connection=valkey, serializer=JSONSerializer)
+    queue.enqueue_call(lane, timeout=JOB_SECONDS[lane], ttl=60, result_ttl=0, failure_ttl=3_600, description=lane)

@@ -115,12 +115,13 @@ def web(host: str, port: int) -> None:
 
 
 @cli.command()
-def worker() -> None:
-    """Work off what is owed."""
+@click.option("--lane", type=click.Choice(["push", "pull"]), help="Only this work, for those who scale it by itself.")
+def worker(lane: str | None) -> None:
+    """Work off what applications are owed (push), and read upstreams (pull)."""
     from broker import worker as room
 
     with running_app():
-        room.work()
+        room.work(lane)
 
 
 @cli.command()

@@ -30,14 +30,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from broker import context, sync
+from broker import connections, context, sync
 from broker.app import running_app
 from broker.context import Scope
 from broker.db import platform_scope, unit
 from broker.errors import Problem
 from broker.models import IdentityProvider, SyncRun, Tenant
 from broker.registry import providers
-from broker.sync import SyncProgress
+from broker.sync import Order, SyncProgress
 from connectors import kinds
 from connectors.port import ChangeFeed, Misconfigured
 from oidc import keys
@@ -67,12 +67,7 @@ def import_file(file: Path, provider_id: str | None, slug: str | None, dry_run: 
     with _ready():
         scope = _scope_of_provider(provider_id)
         feed = _feed(scope, provider_id, file)
-        with _watching(as_json) as watch:
-            run_id = sync.pull(scope, provider_id, feed, dry_run=dry_run, progress=watch, patience=_PATIENCE)
-        with unit(scope) as session:
-            run = session.get_one(SyncRun, (scope.tenant_id, run_id))
-            _tell_outcome(run, as_json)
-            status = 3 if dry_run and run.hold_reason else _STATUS[run.status]
+        status = _read(scope, provider_id, feed, Order(dry_run=dry_run), as_json)
     sys.exit(status)
 
 
@@ -102,9 +97,15 @@ def export_file(file: Path, slug: str, provider_id: str | None, as_json: bool) -
 @click.option("--full", is_flag=True, help="Read everything, not only what changed.")
 @json_option
 def run_sync(provider_id: str, dry_run: bool, full: bool, as_json: bool) -> None:
-    """Read a live upstream."""
+    """Read a live upstream now, in this process."""
     with _ready():
-        _scope_of_provider(provider_id)
+        scope = _scope_of_provider(provider_id)
+        with unit(scope) as session:
+            row = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
+            provider = connections.provider_of(row)
+        feed = connections.live_feed_of(provider)
+        if feed is not None:
+            sys.exit(_read(scope, provider_id, feed, Order(live=True, full=full, dry_run=dry_run), as_json))
     problem = f"{provider_id} reads exported files; import one with `scaikey scim import`"
     if not as_json:
         _refuse(f"not available: {problem}")
@@ -196,33 +197,46 @@ def _feed(scope: Scope, provider_id: str, file: Path) -> ChangeFeed:
     with unit(scope) as session:
         provider = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
         config = kinds.config_from(provider.kind, providers.full_config(provider))
+        if kinds.is_live(provider.kind, config):
+            _refuse(f"{provider_id} reads its directory itself; start that with `scaikey sync run`")
         return kinds.file_feed(provider.kind, config, file)
 
 
+def _read(scope: Scope, provider_id: str, feed: ChangeFeed, order: Order, as_json: bool) -> int:
+    """Carry out a run before the operator's eyes; returns the exit status."""
+    amount = MofNCompleteColumn() if order.live else DownloadColumn(binary_units=True)
+    with _watching(as_json, amount) as watch:
+        run_id = sync.pull(scope, provider_id, feed, order, progress=watch, patience=_PATIENCE)
+    with unit(scope) as session:
+        run = session.get_one(SyncRun, (scope.tenant_id, run_id))
+        _tell_outcome(run, as_json)
+        return 3 if order.dry_run and run.hold_reason else _STATUS[run.status]
+
+
 @contextmanager
-def _watching(as_json: bool) -> Iterator[Callable[[SyncProgress], None]]:
-    with _bar(as_json, DownloadColumn(binary_units=True)) as show:
+def _watching(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[SyncProgress], None]]:
+    with _bar(as_json, amount) as show:
 
         def watch(now: SyncProgress) -> None:
             if as_json:
                 _line("progress", **asdict(now))
-            elif now.total is not None:
+            else:
                 show(now.done or 0, now.total, now.read)
 
         yield watch
 
 
 @contextmanager
-def _bar(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[int, int, int], None]]:
-    """A progress bar where somebody watches: `show(done, total, records)`."""
+def _bar(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[int, int | None, int], None]]:
+    """A progress bar where somebody watches: `show(done, total, records)`; without a total it only moves."""
     console = Console(stderr=True)
     columns = (BarColumn(), amount, TextColumn("{task.description}"), TimeRemainingColumn(elapsed_when_finished=True))
     with Progress(*columns, console=console, transient=True, disable=as_json or not console.is_terminal) as progress:
-        task = progress.add_task("")
+        task = progress.add_task("", total=None)
         begun = time.monotonic()
         first: list[int] = []
 
-        def show(done: int, total: int, records: int) -> None:
+        def show(done: int, total: int | None, records: int) -> None:
             first[:] = first or [records]  # a run that was taken up again had read some before
             pace = (records - first[0]) / max(time.monotonic() - begun, 0.001)
             progress.update(task, completed=done, total=total, description=f"{records} records, {pace:.0f}/s")
@@ -248,7 +262,8 @@ def _tell_outcome(run: SyncRun, as_json: bool) -> None:
     if run.hold_reason:
         console.print(f"[yellow]held[/]: {escape(run.hold_reason)}")
     if run.status == "held":
-        console.print(f"Nothing was taken away. Decide with POST /api/v1/sync-runs/{run.id}/approve or …/reject.")
+        done = "Nothing was changed." if run.dry_run else "Nothing was taken away."
+        console.print(f"{done} Decide with POST /api/v1/sync-runs/{run.id}/approve or …/reject.")
 
 
 def _line(event: str, **told: Any) -> None:

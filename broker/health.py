@@ -16,13 +16,18 @@ import redis
 import sqlalchemy as sa
 from flask import Response
 
-from broker import migrations, running
-from broker.db import CONNECT_TIMEOUT, db, platform_scope
+from broker import connections, migrations, running
+from broker.context import Scope
+from broker.db import CONNECT_TIMEOUT, db, platform_scope, unit
 from broker.doors import About, Door
 from broker.errors import NotFound, Problem
-from broker.models import Delivery, PlatformFact, SyncRun
+from broker.models import Delivery, HeldRemoval, IdentityProvider, PlatformFact, SyncRun, Tenant
 from broker.policy import Action
+from broker.sign_in import upstream
+from broker.sync import queue
 from broker.vault import VaultError
+from connectors import kinds
+from connectors.port import Misconfigured
 from oidc import keys
 
 KEY_FACT = "vault_key"
@@ -85,7 +90,7 @@ def preconditions() -> Iterator[Verdict]:
 
 def examination() -> list[Verdict]:
     """Everything `scaikey doctor` looks at."""
-    checks: tuple[tuple[str, Callable[[], Verdict]], ...] = (
+    checks: list[tuple[str, Callable[[], Verdict]]] = [
         ("database", _database),
         ("application role", _application_role),
         ("platform role", _platform_role),
@@ -95,9 +100,9 @@ def examination() -> list[Verdict]:
         ("signing keys", signing_keys),
         ("clock", _clock),
         ("valkey", _valkey),
-        ("providers", _providers),
-    )
-    return [_ask(*check) for check in checks]
+        ("upstreams", _upstreams),
+    ]
+    return [*(_ask(*check) for check in checks), *_each_provider()]
 
 
 def _ask(name: str, check: Callable[[], Verdict]) -> Verdict:
@@ -248,18 +253,63 @@ def _clock() -> Verdict:
     return Verdict("clock", True, f"within {max(skew, 0.001):.3f} s of the database's")
 
 
-def _providers() -> Verdict:
-    with platform_scope() as session:
-        count, stuck = session.execute(
-            sa.text(
-                "SELECT count(*), count(*) FILTER (WHERE enabled AND (SELECT r.status FROM sync_runs r "
-                "WHERE r.tenant_id = p.tenant_id AND r.provider_id = p.id ORDER BY r.no DESC LIMIT 1) = 'failed') "
-                "FROM identity_providers p"
-            )
-        ).one()
-    if stuck:
-        return Verdict("providers", False, f"the last run of {stuck} of {count} failed", "See /api/v1/sync-runs.")
-    return Verdict("providers", True, f"{count}, none with a failed last run")
+def _upstreams() -> Verdict:
+    """Whether what is to be read is being read."""
+    depth, age = queue.backlog()
+    if age > _LATE:
+        found = f"{depth} wait to be read, the first for {age:.0f} s"
+        return Verdict("upstreams", False, found, "See that workers (`scaikey worker`) and the clock run.")
+    return Verdict("upstreams", True, f"{depth} wait to be read")
+
+
+def _each_provider() -> Iterator[Verdict]:
+    """How the last run of each went, and what its own connector says of it now."""
+    try:
+        with platform_scope() as session:
+            rows = session.execute(sa.select(IdentityProvider, Tenant).join(Tenant, _THEIRS).where(_ENABLED)).all()
+            known = [
+                (Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug), row.id, row.name)  # type: ignore[arg-type]
+                for row, tenant in rows
+            ]
+    except sa.exc.SQLAlchemyError as error:
+        yield Verdict("providers", False, type(error).__name__)
+        return
+    for scope, provider_id, name in known:
+        yield _provider(scope, provider_id, f"{scope.slug}: {name}")
+
+
+def _provider(scope: Scope, provider_id: str, name: str) -> Verdict:
+    with unit(scope) as session:
+        row = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
+        last = session.scalar(
+            sa.select(SyncRun).where(SyncRun.provider_id == provider_id).order_by(SyncRun.no.desc()).limit(1)
+        )
+        status, problem = (last.status, last.problem or last.hold_reason) if last else ("", None)
+        provider = connections.provider_of(row)
+    if status == "failed":
+        return Verdict(name, False, f"its last run failed: {problem}", "Mend it, then start a run.")
+    try:
+        config = kinds.config_from(provider.kind, provider.config)
+        with connections.diagnosis_of(provider, config, upstream.callback_url(scope, provider_id)) as diagnosis:
+            steps = list(diagnosis.steps()) if diagnosis is not None else []
+    except Misconfigured as flaw:
+        return Verdict(name, False, str(flaw), "Correct the settings of the provider.")
+    wrong = next((step for step in steps if not step.ok), None)
+    if wrong is not None:
+        return Verdict(name, False, f"{wrong.name}: {wrong.found}", wrong.mend)
+    if status == "held":
+        return Verdict(name, True, f"removals wait for an administrator: {problem}")
+    return Verdict(name, True, f"{len(steps)} checks passed" if steps else "reads exported files")
+
+
+_AGES = """
+    SELECT tenant_id, id, extract(epoch FROM now() - coalesce(succeeded_at, created_at)) FROM identity_providers
+    WHERE enabled AND (sync ->> 'enabled')::boolean ORDER BY tenant_id, id
+"""
+_LATE = 300.0
+"""Seconds after which a run that nobody begins tells of a worker that is gone."""
+_THEIRS = Tenant.id == IdentityProvider.tenant_id
+_ENABLED = IdentityProvider.enabled & (Tenant.status == "active")
 
 
 def _metrics() -> str:
@@ -274,3 +324,19 @@ def _lines() -> Iterator[str]:
             yield f"# TYPE {name} gauge"
             for counted in session.execute(sa.select(status, sa.func.count()).group_by(status)):
                 yield f'{name}{{status="{counted[0]}"}} {counted[1]}'
+        held = session.scalar(sa.select(sa.func.count()).where(HeldRemoval.status == "held"))
+        yield from _gauge("scaikey_sync_held_removals", "Removals that wait for an administrator.", held or 0)
+        yield "# HELP scaikey_sync_last_good_age_seconds Since the last run of a followed upstream that ended well."
+        yield "# TYPE scaikey_sync_last_good_age_seconds gauge"
+        for tenant, provider, seconds in session.execute(sa.text(_AGES)):
+            yield f'scaikey_sync_last_good_age_seconds{{tenant="{tenant}",provider="{provider}"}} {seconds:.0f}'
+
+    depth, age = queue.backlog()
+    yield from _gauge("scaikey_sync_queue_depth", "Upstreams that are due and are not being read.", depth)
+    yield from _gauge("scaikey_sync_queue_age_seconds", "How long the first of them has been waiting.", age)
+
+
+def _gauge(name: str, help: str, value: float) -> Iterator[str]:
+    yield f"# HELP {name} {help}"
+    yield f"# TYPE {name} gauge"
+    yield f"{name} {value:g}"

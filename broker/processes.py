@@ -63,7 +63,7 @@ def launch(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: int | IO[Any] = subprocess.DEVNULL,
-    output: int | IO[Any] = subprocess.DEVNULL,
+    output: int | IO[Any] | None = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, which gets `death_signal` when this process dies (Linux).
 

@@ -1,8 +1,9 @@
 """The processes that work in the background: the worker, which is woken, and the clock, which looks by itself.
 
-Owns the jobs there are, the refusal of all others, and the clock's sweeps: what is owed, what has expired, keys that
-have signed long enough. A job is a name, as JSON; what is to be done is in PostgreSQL, so that a lost, doubled or
-forged job does no harm. The work itself is `scim.push`'s, `directory`'s and `keys`'.
+Owns the jobs there are, the refusal of all others, the lanes (what applications are owed never waits for an upstream
+that is read), and the clock's sweeps: what is owed, who is due, what has expired, keys that have signed long enough. A
+job is a name, as JSON; what is to be done is in PostgreSQL, so that a lost, doubled or forged job does no harm. The
+work itself is `scim.push`'s, `sync`'s, `directory`'s and `keys`'.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -20,12 +23,13 @@ from typing import Any
 
 import redis
 import sqlalchemy as sa
+from flask import Flask, current_app
 from rq import Queue, Worker
 from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from broker import bell, running
+from broker import bell, processes, running
 from broker.context import Scope, acting, system
 from broker.db import db, platform_scope, unit
 from broker.directory import Directory
@@ -41,6 +45,8 @@ from broker.models import (
     SignInFlow,
     Tenant,
 )
+from broker.sync import queue
+from broker.sync import work as sync_work
 from oidc import keys
 from scim import push
 
@@ -54,6 +60,7 @@ _WORKER_TTL = 30
 log = logging.getLogger("scaikey.worker")
 
 _stopping = threading.Event()
+_pulling: threading.Thread | None = None
 
 
 def deliver() -> None:
@@ -64,7 +71,13 @@ def deliver() -> None:
         bell.ring()
 
 
-JOBS: Mapping[str, Callable[[], None]] = {bell.PUSH: deliver}
+def pull() -> None:
+    """Read the upstreams that are due, for as long as any is."""
+    bell.heard(bell.PULL)
+    sync_work.work(_stopping.is_set)
+
+
+JOBS: Mapping[str, Callable[[], None]] = {bell.PUSH: deliver, bell.PULL: pull}
 """Every job there is. None takes an argument: all of them look into the database."""
 
 
@@ -133,12 +146,17 @@ class HouseWorker(Worker):
             os.kill(self.horse_pid, signal.SIGTERM)
 
 
-def work() -> None:
-    """Do the jobs that are rung for until SIGTERM or SIGINT. Waits for Valkey when it is gone. Needs an app context."""
+def work(lane: str | None = None) -> None:
+    """Do the jobs of a lane that are rung for until SIGTERM or SIGINT; without one, of all lanes, each in a process of
+    its own. Waits for Valkey when it is gone. Needs an app context."""
+    if lane is None:
+        with _beside(bell.PULL):
+            work(bell.PUSH)
+        return
     while True:
         valkey = redis.Redis.from_url(running.config().redis_url or "")
         try:
-            worker = make_worker(valkey)
+            worker = make_worker(valkey, lane)
             worker.work(logging_level="WARNING")
             if worker.asked_to_stop:
                 return
@@ -149,9 +167,37 @@ def work() -> None:
         time.sleep(_TICK_SECONDS)
 
 
-def make_worker(valkey: redis.Redis) -> HouseWorker:
+@contextmanager
+def _beside(lane: str) -> Iterator[None]:
+    """Inside, another process does that lane's work; it is started again when it ends, and ends with us."""
+    over = threading.Event()
+
+    def begin() -> subprocess.Popen[bytes]:
+        # The kernel ends it with the thread that started it, so that thread lives as long as we do.
+        command = processes.python("broker.cli", "worker", "--lane", lane)
+        return processes.launch(command, death_signal=signal.SIGTERM, env=processes.python_environment(), output=None)
+
+    def keep() -> None:
+        child = begin()
+        while not over.wait(_TICK_SECONDS):
+            if child.poll() is not None:
+                log.warning("the %s lane ended with status %s; starting it again", lane, child.returncode)
+                child = begin()
+        child.terminate()
+        child.wait()
+
+    keeper = threading.Thread(target=keep, name=f"{lane} lane")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def make_worker(valkey: redis.Redis, lane: str = bell.PUSH) -> HouseWorker:
     return HouseWorker(
-        [Queue(bell.QUEUE, connection=valkey, job_class=HouseJob, serializer=JSONSerializer)],
+        [Queue(bell.QUEUES[lane], connection=valkey, job_class=HouseJob, serializer=JSONSerializer)],
         connection=valkey,
         serializer=JSONSerializer,
         worker_ttl=_WORKER_TTL,
@@ -183,6 +229,22 @@ def sweep() -> None:
     """Ring for everything due, whoever forgot to; without a bell, send it from here."""
     if push.is_due() and not bell.ring():
         push.drain(_BATCH_SECONDS, _BATCH, _stopping.is_set)
+    if queue.is_due() and not bell.ring(bell.PULL):
+        _pull_from_here()
+
+
+def _pull_from_here() -> None:
+    """Beside the clock's own work: a pass may take long."""
+    global _pulling
+    if _pulling is None or not _pulling.is_alive():
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+
+        def pull_here() -> None:
+            with app.app_context():
+                sync_work.work(_stopping.is_set)
+
+        _pulling = threading.Thread(target=pull_here, name="pull without a bell", daemon=True)
+        _pulling.start()
 
 
 def expire() -> None:

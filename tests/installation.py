@@ -139,8 +139,20 @@ class Installation:
         return next((one for one in _children(self.process.pid) if name in _words(one)), None)
 
     def work_horse(self) -> psutil.Process | None:
+        """The process that sends what is owed, while there is any."""
         worker = self.child("worker")
-        return next((one for one in _children(worker.pid) if is_alive(one)), None) if worker else None
+        found = _children(worker.pid) if worker else []
+        return next((one for one in found if is_alive(one) and "--lane" not in _words(one)), None)
+
+    def puller(self) -> psutil.Process | None:
+        """The process of the lane that reads upstreams."""
+        worker = self.child("worker")
+        return next((one for one in _children(worker.pid) if "--lane" in _words(one)), None) if worker else None
+
+    def pulling_horse(self) -> psutil.Process | None:
+        """The process that reads upstreams, while any is due."""
+        puller = self.puller()
+        return next((one for one in _children(puller.pid) if is_alive(one)), None) if puller else None
 
     def web_workers(self) -> list[psutil.Process]:
         web = self.child("granian")

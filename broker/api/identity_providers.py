@@ -14,15 +14,17 @@ from marshmallow import RAISE, Schema
 
 from broker import access, connections
 from broker.api.door import api, body, check_if_match, created, json, listed, nothing, show
-from broker.api.shapes import NAME, Flag, Object, Shape, auto_field, fields, one_of, take, take_changes
-from broker.db import unit
+from broker.api.shapes import NAME, Flag, Instant, Object, Shape, auto_field, fields, one_of, take, take_changes
+from broker.api.sync_runs import SyncRunShape, started, wake
+from broker.db import after_commit, unit
 from broker.directory import mapping, matching
 from broker.doors import About, scope
-from broker.errors import NotAvailable
+from broker.errors import Conflict, NotAvailable
 from broker.models import IdentityProvider
 from broker.policy import Action
 from broker.registry import providers as registry
 from broker.sign_in import upstream
+from broker.sync import queue
 from connectors import kinds
 from connectors.port import Misconfigured, Step
 
@@ -70,7 +72,6 @@ class MatchRow(Schema):
 
 class ProviderShape(Shape):
     FIXED = frozenset({"kind"})
-    LATER = frozenset({"sync"})
 
     class Meta(Shape.Meta):
         model = IdentityProvider
@@ -88,6 +89,7 @@ class ProviderShape(Shape):
     linking = auto_field(validate=one_of("never", "verified_email"))
     match = fields.List(fields.Nested(MatchRow))
     match_within = fields.List(fields.String())
+    sync = Object()
     removal_guard = Object()
     created_at = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
@@ -206,13 +208,52 @@ def _steps(provider: connections.Provider) -> Iterator[Step]:
             yield from diagnosis.steps()
 
 
+class WantedRun(Schema):
+    """What is wanted of a run: everything instead of what changed, or the plan alone."""
+
+    class Meta:
+        unknown = RAISE
+
+    full = Flag()
+    dry_run = Flag()
+
+
+class SyncStateShape(Shape):
+    """When an upstream is read next, and how it went lately."""
+
+    class Meta(Shape.Meta):
+        model = IdentityProvider
+
+    next_at = Instant(attribute="due_at", dump_only=True)
+    next_full_at = Instant(attribute="full_due_at", dump_only=True)
+    last_good_at = Instant(attribute="succeeded_at", dump_only=True)
+    failures = auto_field(dump_only=True)
+
+
+@api.route("/identity-providers/<provider_id>/sync", action=Action.SYNC_READ, about=About(gives=SyncStateShape))
+def read_sync(provider_id: str) -> Response:
+    """When an upstream is read next, when it was last read to the end, and failures in a row since then."""
+    return show(SyncStateShape, access.fetch(IdentityProvider, provider_id, to=Action.SYNC_READ))
+
+
 @api.route(
-    "/identity-providers/<provider_id>/sync", methods=["POST"], action=Action.SYNC_WRITE, about=About(announced=False)
+    "/identity-providers/<provider_id>/sync",
+    methods=["POST"],
+    action=Action.SYNC_WRITE,
+    about=About(takes=WantedRun, gives=SyncRunShape, status=202),
 )
 def start_sync(provider_id: str) -> Response:
-    """Start a run."""
-    access.fetch(IdentityProvider, provider_id, to=Action.SYNC_WRITE)
-    raise NotAvailable("This provider cannot be asked for everybody; an export is read by `scaikey scim import`")
+    """Start a run now. The answer is the run; it waits for a worker. `dry_run` gives the plan and changes nothing."""
+    provider = access.fetch(IdentityProvider, provider_id, to=Action.SYNC_WRITE, lock=True)
+    wanted = take(WantedRun, body())
+    if not provider.enabled:
+        raise Conflict("The provider is disabled")
+    config = kinds.config_from(provider.kind, registry.full_config(provider))
+    if not kinds.is_live(provider.kind, config):
+        raise NotAvailable("This provider cannot be asked for everybody; an export is read by `scaikey scim import`")
+    run = queue.ask(provider, full=wanted.get("full", False), dry_run=wanted.get("dry_run", False))
+    after_commit(wake)
+    return started(run)
 
 
 def _mapped(values: dict[str, Any]) -> dict[str, Any]:

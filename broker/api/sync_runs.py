@@ -1,6 +1,6 @@
 """`/sync-runs`: what each run read, changed and skipped, and the removals it held for a person to decide.
 
-Runs are `broker.sync`'s; judging, holding and carrying out removals is `broker.removals`'.
+Runs and their queue are `broker.sync`'s; judging, holding and carrying out removals is `broker.removals`'.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import sqlalchemy as sa
 from flask import Response
 from marshmallow import Schema
 
-from broker import access, removals
-from broker.api.door import api, listed, show
+from broker import access, bell, removals, running
+from broker.api.door import PREFIX, api, listed, show
 from broker.api.shapes import Instant, Shape, auto_field, fields
-from broker.db import db
+from broker.db import after_commit, db
 from broker.doors import About
-from broker.models import HeldRemoval, Link, SyncRun, SyncSkip
+from broker.models import HeldRemoval, IdentityProvider, Link, SyncRun, SyncSkip
 from broker.policy import Action
+from broker.sync import queue
+from broker.sync.book import remaining_seconds
 
 
 class SyncRunShape(Shape):
@@ -40,9 +42,18 @@ class SyncRunShape(Shape):
     hold_reason = auto_field(dump_only=True)
     plan = fields.List(fields.Raw(), dump_only=True)
     problem = auto_field(dump_only=True)
+    done = auto_field(dump_only=True)
+    total = auto_field(dump_only=True)
+    rate = auto_field(dump_only=True)
+    remaining_seconds = fields.Method("_remaining", dump_only=True)
     requested_by = auto_field(dump_only=True)
+    due_at = auto_field(dump_only=True)
     started_at = auto_field(dump_only=True)
     finished_at = auto_field(dump_only=True)
+
+    def _remaining(self, run: SyncRun) -> int | None:
+        known = run.status == "running" and run.source == "upstream"
+        return remaining_seconds(run.done, run.total, run.rate) if known else None
 
 
 class SkipShape(Shape):
@@ -128,9 +139,13 @@ def list_held(run_id: str) -> Response:
 
 @api.route("/sync-runs/<run_id>/approve", methods=["POST"], action=Action.SYNC_WRITE, about=About(gives=SyncRunShape))
 def approve_run(run_id: str) -> Response:
-    """Carry out the removals a run holds, each checked again against the present state."""
-    access.fetch(SyncRun, run_id, to=Action.SYNC_WRITE)
+    """Carry out the removals a run holds, each checked again against the present state. Where the run showed what
+    changed settings would do: read by them from now on, beginning at once."""
+    run = access.fetch(SyncRun, run_id, to=Action.SYNC_WRITE)
     removals.approve(run_id)
+    if run.dry_run:
+        queue.ask(access.fetch(IdentityProvider, run.provider_id, to=Action.SYNC_WRITE), full=True)
+        after_commit(wake)
     return _after(run_id)
 
 
@@ -140,6 +155,25 @@ def reject_run(run_id: str) -> Response:
     access.fetch(SyncRun, run_id, to=Action.SYNC_WRITE)
     removals.reject(run_id)
     return _after(run_id)
+
+
+@api.route("/sync-runs/<run_id>/cancel", methods=["POST"], action=Action.SYNC_WRITE, about=About(gives=SyncRunShape))
+def cancel_run(run_id: str) -> Response:
+    """End a run of a live upstream before its next page. What it has written stays; it takes nobody away."""
+    queue.cancel(access.fetch(SyncRun, run_id, to=Action.SYNC_WRITE, lock=True))
+    return _after(run_id)
+
+
+def started(run: SyncRun) -> Response:
+    """A run that has been asked for, and where to watch it."""
+    response = show(SyncRunShape, run, 202)
+    response.headers["Location"] = f"{running.config().base_url}{PREFIX}/sync-runs/{run.id}"
+    return response
+
+
+def wake() -> None:
+    """Tell the workers that an upstream is to be read."""
+    bell.ring(bell.PULL)
 
 
 def _after(run_id: str) -> Response:

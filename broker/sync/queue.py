@@ -41,6 +41,9 @@ _WAITING = """
       AND (r.id IS NOT NULL OR (p.due_at <= now() AND (p.sync ->> 'enabled')::boolean))
 """
 _DUE = sa.text(f"SELECT EXISTS ({_WAITING})")
+_BACKLOG = sa.text(
+    f"SELECT count(*), coalesce(extract(epoch FROM now() - min(w.due_at)), 0) FROM ({_WAITING}) w"  # noqa: S608
+)
 _CANDIDATES = sa.text(f"SELECT w.*, now() AS now FROM ({_WAITING}) w ORDER BY w.due_at LIMIT :most")  # noqa: S608
 _BUSY = sa.text("""
     SELECT p.tenant_id, EXISTS (
@@ -74,6 +77,13 @@ def is_due() -> bool:
     """Whether any upstream is to be read now."""
     with platform_scope() as session:
         return bool(session.execute(_DUE).scalar())
+
+
+def backlog() -> tuple[int, float]:
+    """How many wait, and for how many seconds the first of them."""
+    with platform_scope() as session:
+        depth, age = session.execute(_BACKLOG).one()
+        return int(depth), float(age)
 
 
 def claim(*, full_too: bool = True) -> Claim | None:

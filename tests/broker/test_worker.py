@@ -141,7 +141,7 @@ def left(world: World) -> int:
 
 
 def queue(valkey: redis.Redis) -> Queue:
-    return Queue(bell.QUEUE, connection=valkey, serializer=JSONSerializer)
+    return Queue(bell.QUEUES[bell.PUSH], connection=valkey, serializer=JSONSerializer)
 
 
 def test_a_commit_that_owes_rings_once_until_somebody_hears(
