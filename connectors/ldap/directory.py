@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from connectors.egress import Egress
-from connectors.ldap import cursors, follow
+from connectors.ldap import cursors, diagnosis, follow, passwords
 from connectors.ldap.config import Config
 from connectors.ldap.cursors import Cursor
 from connectors.ldap.reading import Reader
 from connectors.ldap.scope import scope_of
 from connectors.ldap.session import opened
-from connectors.port import Page, Record, Unreadable
+from connectors.port import Identity, Page, Record, Step, Unreadable
 
 
 class LiveDirectory:
@@ -33,6 +33,12 @@ class LiveDirectory:
     def records(self, keys: Sequence[str]) -> Iterator[Record | Unreadable]:
         with opened(self.config, self.egress) as session:
             yield from Reader(session, scope_of(self.config, session), self.config.page_size).again(keys)
+
+    def check_password(self, name: str, password: str) -> Identity | None:
+        return passwords.check(self.config, self.egress, name, password)
+
+    def steps(self) -> Iterator[Step]:
+        return diagnosis.steps(self.config, self.egress)
 
     def _everything(self) -> Iterator[Page]:
         with opened(self.config, self.egress) as session:

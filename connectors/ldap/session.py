@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -138,16 +138,15 @@ class Session:
             if not cookie:
                 return
 
-    def _told(self, ask: Any) -> Answer:
+    def _told(self, ask: Callable[[], Answer]) -> Answer:
         try:
-            told: Answer = ask()
+            return ask()
         except TimeoutError:
             raise Unreachable(f"{self.server} did not answer in {self.wire.timeout:g} s.") from None
         except OSError:
             raise Unreachable(f"{self.server} broke the connection off.") from None
         except LDAPExceptionError as error:
             raise Misconfigured(f"The question cannot be put to {self.server}: {error}.") from None
-        return told
 
     def _read_root(self) -> Root:
         found = self.entry("", ["*", "+"])
@@ -196,10 +195,10 @@ def opened(config: Config, egress: Egress) -> Session:
     raise Misconfigured(text, {field: f"Is not accepted: {verdict.reason}."})
 
 
-def connected(config: Config, egress: Egress) -> Session:
+def connected(config: Config, egress: Egress, servers: Sequence[Server] = ()) -> Session:
     """A connection inside TLS that nobody has used yet, to the first server that answers."""
     failures: list[OutboundError] = []
-    for at in map(server, config.servers):
+    for at in servers or map(server, config.servers):
         try:
             return _connect(at, config, egress)
         except OutboundError as error:
@@ -237,7 +236,8 @@ def _agree_on_tls(wire: Wire, at: Server) -> None:
 
 
 def _secured(raw: TimedSocket, at: Server, config: Config, deadline: float) -> TimedSocket:
-    raw.settimeout(max(deadline - time.monotonic(), 0.001))
+    until = raw.until
+    raw.settimeout(max(min(deadline, until) - time.monotonic(), 0.001))
     try:
         secure = _tls(config.ca_certificates).wrap_socket(raw, server_hostname=at.host.rstrip("."))
     except TimeoutError:
@@ -248,7 +248,7 @@ def _secured(raw: TimedSocket, at: Server, config: Config, deadline: float) -> T
         reason = getattr(error, "reason", None) or "the connection ended"
         raise ConnectFailed(f"{at}: no TLS connection: {reason}") from None
     assert isinstance(secure, SecureSocket)
-    secure.deadline = deadline
+    secure.deadline, secure.until = deadline, until
     return secure
 
 
