@@ -10,19 +10,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flask import current_app
 
 from broker import running
 from broker.models import IdentityProvider
-from broker.patience import Place, Step
+from broker.patience import Place, Step, asking
 from broker.registry import providers
 from connectors import kinds
 from connectors.egress import Egress
 from connectors.http import HttpClient
-from connectors.port import Diagnose, SignIn
+from connectors.port import ChangeFeed, Diagnose, PasswordCheck, SignIn
 from connectors.shelf import MemoryShelf
 from scim import push
 
@@ -57,15 +57,33 @@ def connector_of(provider: Provider) -> Iterator[SignIn | None]:
 
 
 @contextmanager
+def password_check_of(provider: Provider) -> Iterator[PasswordCheck | None]:
+    """What checks passwords at the provider, for one step; None where nothing does. Raises Misconfigured, and
+    Unreachable where nobody may be asked now."""
+    config = kinds.config_from(provider.kind, provider.config)
+    with asking(_place(provider)) as until:
+        yield kinds.password_check(provider.kind, config, replace(egress(provider.tenant_id), until=until))
+
+
+@contextmanager
 def diagnosis_of(provider: Provider, config: Any, callback: str) -> Iterator[Diagnose | None]:
     """What explains why the provider does not work: it asks, though there was no answer a moment ago."""
     with _step(provider, again=True) as http:
         yield kinds.diagnose(provider.kind, config, http, callback=callback, egress=egress(provider.tenant_id))
 
 
+def live_feed_of(provider: Provider) -> ChangeFeed | None:
+    """The provider's live upstream; None for one that reads files or nobody. Raises Misconfigured."""
+    config = kinds.config_from(provider.kind, provider.config)
+    return kinds.live_feed(provider.kind, config, egress(provider.tenant_id))
+
+
 def _step(provider: Provider, *, again: bool = False) -> Step:
-    place = Place(provider.tenant_id, provider.id, provider.version)
-    return Step(http_client(provider.tenant_id), place, again=again)
+    return Step(http_client(provider.tenant_id), _place(provider), again=again)
+
+
+def _place(provider: Provider) -> Place:
+    return Place(provider.tenant_id, provider.id, provider.version)
 
 
 def http_client(tenant_id: str) -> HttpClient:

@@ -1,9 +1,9 @@
 """Local passwords: hashed with Argon2id, checked at a pace that guessing cannot afford, refused when they are common.
 
-Owns the rows of `passwords` and of `attempts`: who failed how often, by account, by address, by tenant. A wrong
-password is an answer, not an exception, and its count is committed. Whoever has no password, is disabled or is nobody
-at all costs the same work and gets the same answer. What a right password opens is `sign_in`'s; who may set one the
-doors'.
+Owns the rows of `passwords` and of `attempts`: who failed how often, by account, by address, by tenant, and at somebody
+else's directory. A wrong password is an answer, not an exception, and its count is committed. Whoever has no password,
+is disabled or is nobody at all costs the same work and gets the same answer. What a right password opens is
+`sign_in`'s; who may set one the doors'.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import secrets
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -42,6 +42,10 @@ FAILURES_A_MINUTE = 30
 """From one address (the /64 of an IPv6 one)."""
 ALARMING_FAILURES = 200
 """Of one tenant within an hour: an event tells its administrators, once an hour."""
+FAILURES_ELSEWHERE = 4
+"""Of one account that a directory is asked about, then it is asked no more until there was none for `REST_ELSEWHERE`:
+directories lock accounts, many after five, and nobody shall lock another's by guessing here."""
+REST_ELSEWHERE = timedelta(minutes=15)
 SLOT_WAIT = 3.0
 """Seconds a hash may wait for its turn."""
 
@@ -65,10 +69,10 @@ _COUNT = sa.text("""
     INSERT INTO attempts AS a (tenant_id, subject, failures, window_ends) VALUES (:tenant, :subject, 1, now() + :window)
     ON CONFLICT (tenant_id, subject) DO UPDATE SET
         failures = CASE WHEN a.window_ends <= now() THEN 1 ELSE a.failures + 1 END,
-        window_ends = CASE WHEN a.window_ends <= now() THEN EXCLUDED.window_ends ELSE a.window_ends END,
+        window_ends = CASE WHEN :sliding OR a.window_ends <= now() THEN EXCLUDED.window_ends ELSE a.window_ends END,
         blocked_until = CASE
             WHEN a.window_ends <= now() THEN NULL
-            WHEN a.failures + 1 >= :most THEN a.window_ends
+            WHEN a.failures + 1 >= :most THEN CASE WHEN :sliding THEN EXCLUDED.window_ends ELSE a.window_ends END
             WHEN a.failures + 1 >= :free THEN now() + make_interval(
                 secs => least(:longest, power(2, a.failures + 1 - :free)))
         END
@@ -115,12 +119,14 @@ class Verdict:
 
 
 class _Counter(NamedTuple):
-    """Failures of one subject within a window, and from which on they cost a delay, or the rest of the window."""
+    """Failures of one subject within a window, and from which on they cost a delay, or the rest of the window.
+    `sliding`: the window begins anew with each."""
 
     subject: bytes
     window: timedelta
     free: int
     most: int
+    sliding: bool = False
 
 
 class _Claim(NamedTuple):
@@ -134,18 +140,30 @@ class _Claim(NamedTuple):
 
 _NOBODY = _Claim(None, None, False)
 
+Elsewhere = Callable[[], bool | None]
+"""Whether somebody else takes the password, or None when he did not say."""
 
-def check(scope: Scope | None, username: str, password: str, address: str | None, device: str | None = None) -> Verdict:
+
+def check(
+    scope: Scope | None,
+    username: str,
+    password: str,
+    address: str | None,
+    device: str | None = None,
+    elsewhere: Elsewhere | None = None,
+) -> Verdict:
     """Whether this is the password of an active account of the tenant, by its userName. Outside any unit of work.
 
     Without a scope the name is of a tenant that does not exist: the same is done, and the answer is no. Every try
     counts as a failure before it is made, so that parallel ones are no more than others, and is taken back when it was
     right. `device`: a browser in which the account signed in before; whoever guesses elsewhere does not hold it up.
+    `elsewhere` is asked when it is no password of ours; the verdict is nobody's then, and the counts are as it says.
     Raises ServiceUnavailable when too many wait.
     """
     place = scope or _nowhere()
     name = fold(username.strip()[:500]).replace("\x00", "\ufffd")
-    guessed = _subject("account", scope, name) if device is None else _subject("device", scope, f"{name}\x00{device}")
+    whose = name if device is None else f"{name}\x00{device}"
+    guessed = _subject("account" if device is None else "device", scope, whose)
     account = _Counter(guessed, timedelta(days=1), FREE_FAILURES, FAILURES_A_DAY)
     caller = _Counter(
         _subject("address", None, _network(address)), timedelta(minutes=1), FAILURES_A_MINUTE, FAILURES_A_MINUTE
@@ -165,18 +183,28 @@ def check(scope: Scope | None, username: str, password: str, address: str | None
             fresh = _HASHER.hash(shown or b"") if right and _HASHER.check_needs_rehash(claim.hash or "") else None
     except ServiceUnavailable:
         with unit(place):
-            for counter in (caller, account):
-                _run(place, _TAKE_BACK, subject=counter.subject)
+            _take_back(place, caller, account)
         raise
     with unit(place):
         if right and claim.usable and _claim(place, name) == claim:
-            _run(place, _TAKE_BACK, subject=caller.subject)
+            _take_back(place, caller)
             _run(place, _FORGET, subject=account.subject)
             if fresh is not None:
                 _run(place, _REHASH, user=claim.user_id, hash=claim.hash, new=fresh)
             return Verdict(claim.user_id, set_at=claim.set_at)
-        _tell_failure(place, claim, failures)
-    return Verdict(None)
+    most = FAILURES_ELSEWHERE
+    there = _Counter(_subject("elsewhere", scope, whose), REST_ELSEWHERE, most, most, sliding=True)
+    said, wait = (False, None) if elsewhere is None or shown is None else _said_elsewhere(place, there, elsewhere)
+    with unit(place):
+        if said:
+            _take_back(place, caller)
+            _run(place, _FORGET, subject=account.subject)
+            _run(place, _FORGET, subject=there.subject)
+        elif said is None:
+            _take_back(place, caller, account, there)
+        else:
+            _tell_failure(place, claim, failures)
+    return Verdict(None, wait)
 
 
 def still_right(verdict: Verdict) -> bool:
@@ -238,6 +266,18 @@ def _count(scope: Scope, counter: _Counter) -> tuple[int | None, int]:
         return None, int(failures)
     wait = _run(scope, _WAIT, subject=counter.subject).scalar()
     return max(1, math.ceil(wait or 0)), 0
+
+
+def _take_back(scope: Scope, *counters: _Counter) -> None:
+    for counter in counters:
+        _run(scope, _TAKE_BACK, subject=counter.subject)
+
+
+def _said_elsewhere(scope: Scope, there: _Counter, elsewhere: Elsewhere) -> tuple[bool | None, int | None]:
+    """What somebody else says, and how long he rests instead. No unit of work is open while he is asked."""
+    with unit(scope):
+        wait, _ = _count(scope, there)
+    return (False, wait) if wait else (elsewhere(), None)
 
 
 def _claim(scope: Scope, name: str) -> _Claim:

@@ -2,7 +2,8 @@
 
 A process answers everybody with a few threads: were they all to wait for one silent upstream, nobody of any tenant
 would be answered. Owns the turns, of which a tenant has a few at a time, and the memory of who did not answer. A step
-has its turn from its first outbound request to its end. Background jobs, with processes of their own, need none.
+has its turn from its first outbound request to its end; what asks otherwise than by HTTP has it by `asking`. Background
+jobs, with processes of their own, need none.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from connectors.http import BadResponse, ConnectFailed, HttpClient, Response, Timeout
+from connectors.port import Unreachable
 
 PATIENCE = 5.0
 """Seconds one step may take at an upstream, with all that is asked there."""
@@ -124,6 +128,30 @@ class _Turns:
 
 
 _turns = _Turns()
+
+
+@contextmanager
+def asking(place: Place) -> Iterator[float]:
+    """A turn to ask this place otherwise than by HTTP, until the moment that is given.
+
+    Raises Unreachable where nobody is asked; one that was long in coming is remembered.
+    """
+    if _turns.is_silent(place):
+        raise Unreachable("It did not answer a moment ago.")
+    began = _turns.take(place.tenant_id)
+    if began is None:
+        raise Unreachable("Too many wait for an answer already.")
+    try:
+        yield began + PATIENCE
+    except Unreachable:
+        # One that fails at once keeps nobody waiting, and is perhaps back already.
+        if time.monotonic() - began > QUEUE:
+            _turns.remember(place)
+        raise
+    else:
+        _turns.forget(place)
+    finally:
+        _turns.give_back(place.tenant_id, began)
 
 
 class Step(HttpClient):

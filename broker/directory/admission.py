@@ -2,7 +2,8 @@
 
 Owns the answer, in this order: the link that says so; the provider's rules; an address that is proven; a new person,
 where the provider may bring some. Whoever is refused gets no second account, and an event tells why. It writes the link
-with the identity's claims verbatim, and what they fill. A sign-in never makes anybody of an administrator.
+with the identity's claims verbatim, and what they fill. A sign-in never makes anybody of an administrator. At a
+directory that is read, the link alone says who it is, and a sign-in writes nothing.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Arrival:
         values = {"tenant": self.tenant, "via": self.via.id, "key": self.key}
         db.session().execute(_ONE_AT_A_TIME, values)
         link = links.find(self.tenant, self.via.id, [self.key]).get(self.key)
+        if not self.provider.sign_in:
+            return self._read(link)
         if link is not None and link.resource_id is not None:
             return self._known(link, link.resource_id)
         found = matching.by_rules(self.tenant, self.identity, self.via.match, self.via.match_within)
@@ -97,6 +100,14 @@ class Arrival:
         if len(found) > 1:
             return self._refused("match_ambiguous", found)
         return self._joined(found[0], how) if found else self._new()
+
+    def _read(self, link: Link | None) -> Admission:
+        """A directory's people are those who were read from it."""
+        if link is None or link.gone or link.kind != "user":
+            return self._refused("not_known")
+        if link.resource_id is None:
+            return self._refused(link.skipped or "not_known")
+        return self._known(link, link.resource_id)
 
     def _known(self, link: Link, id: str) -> Admission:
         """The link says who it is. What a sign-in said is read anew; what a sync said stays for the sync."""

@@ -72,7 +72,7 @@ def _organisation(asked: Asked, identifier: str) -> Response:
     scope = realms.tenant_of(identifier)
     with unit(scope or _nobody()):
         ways = realms.ways()
-        if scope is not None and ways.upstreams:
+        if scope is not None and ways.every:
             under_way = flow.begin(scope, asked.request, username=identifier if "@" in identifier else None)
             # `form`: whoever leaves for an upstream from here still has our form's policy upon him.
             return see_other(f"/t/{scope.slug}/sign-in?flow={under_way.id}&form")

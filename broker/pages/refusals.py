@@ -108,6 +108,37 @@ def _refusals() -> dict[str, Refusal]:
             _("%(upstream)s cannot be used as it is configured.") + " " + ask,
             502,
         ),
+        "account_disabled": Refusal(
+            _("Your account is disabled"), _("%(upstream)s does not let you in with it at present.") + " " + ask, 403
+        ),
+        "account_expired": Refusal(
+            _("Your account has expired"), _("%(upstream)s does not let you in with it any more.") + " " + ask, 403
+        ),
+        "account_locked": Refusal(
+            _("Your account is locked"),
+            _("Too many wrong passwords were tried. Try again later.") + " " + ask,
+            403,
+        ),
+        "password_expired": Refusal(
+            _("Your password has expired"),
+            _("Change it where you usually do, at your computer at work for example. Then sign in with the new one."),
+            403,
+        ),
+        "password_must_change": Refusal(
+            _("Choose a password of your own first"),
+            _("Yours has to be changed where you usually do that, at your computer at work for example.")
+            + " "
+            + _("Then sign in with the new one."),
+            403,
+        ),
+        "not_at_this_time": Refusal(
+            _("You cannot sign in at this time"), _("%(upstream)s lets you in at other hours.") + " " + ask, 403
+        ),
+        "not_from_here": Refusal(
+            _("You cannot sign in from here"),
+            _("%(upstream)s lets you in on certain computers alone.") + " " + ask,
+            403,
+        ),
         "flow_expired": Refusal(
             _("This page has expired"),
             _("It was open for too long, or was used already. Go back to the application and sign in again."),

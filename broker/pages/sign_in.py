@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from flask import Response, request
 
-from broker import passwords
 from broker.context import Scope
 from broker.db import unit
 from broker.doors import About
@@ -21,7 +20,7 @@ from broker.pages.door import door, source
 from broker.pages.tenant import brand, of_tenant, publisher, see_other, turned_away, words_of
 from broker.pages.words import gettext as _
 from broker.policy import Action
-from broker.sign_in import browser, devices, flow, realms, sessions, upstream
+from broker.sign_in import by_password, devices, flow, realms, sessions, upstream
 from broker.sign_in.flow import AskConsent, Barred, Choose, Depart, Flow, FlowLost, Step
 from broker.sign_in.sessions import LiveSession
 from broker.sign_in.upstream import Failed
@@ -59,7 +58,7 @@ def take_sign_in(scope: Scope) -> Response:
     username, password = request.form.get("username", "").strip(), request.form.get("password", "")
     with unit(scope):
         home = realms.ways().home_of(username)
-        elsewhere = home is not None and username != under_way.name
+        elsewhere = home is not None and home.departs and username != under_way.name
         if not password or elsewhere:
             flow.say_name(under_way, username)
     if not password or elsewhere:
@@ -218,24 +217,20 @@ def _trouble(reason: str | None) -> str | None:
 
 
 def _by_password(under_way: Flow, username: str, password: str) -> Response:
-    scope, present = under_way.scope, sessions.of_request(under_way.scope.slug or "")
-    verdict = passwords.check(scope, username, password, browser.address(), devices.known(scope, username))
-    began: LiveSession | str | None = None
-    with unit(scope):
-        if verdict.user_id is not None and passwords.still_right(verdict):
-            began = flow.signed_in(under_way, verdict.user_id, provider_id=None, amr=["pwd"], replacing=present)
-        else:
-            step = Choose(username, realms.ways().upstreams, ask_password=True)
-    if began is None and verdict.retry_after is not None:
-        answer = _choose(under_way, step, locked_for=verdict.retry_after, status=429)
-        answer.headers["Retry-After"] = str(verdict.retry_after)
+    scope = under_way.scope
+    came_to = by_password.sign_in(under_way, username, password, sessions.of_request(scope.slug or ""))
+    if isinstance(came_to, LiveSession):
+        answer = _signed_in(under_way, came_to)
+        devices.remember(answer, scope, username)
         return answer
-    if began is None:
+    if isinstance(came_to, Failed):
+        return _failed(under_way, came_to)
+    with unit(scope):
+        step = Choose(username, realms.ways().upstreams, ask_password=True)
+    if came_to.retry_after is None:
         return _choose(under_way, step, error=wrong_password(), status=403)
-    if isinstance(began, str):
-        return turned_away(scope, began, back=_here(under_way))
-    answer = _signed_in(under_way, began)
-    devices.remember(answer, scope, username)
+    answer = _choose(under_way, step, locked_for=came_to.retry_after, status=429)
+    answer.headers["Retry-After"] = str(came_to.retry_after)
     return answer
 
 

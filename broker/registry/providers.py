@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from broker import ids, running
+from broker import ids, running, schedule
 from broker.db import db
 from broker.errors import Conflict, NotAvailable, ValidationFailed
 from broker.models import IdentityProvider, Resource, RoleAssignment, ScimToken
@@ -34,6 +34,8 @@ _NO_SIGN_IN: Mapping[str, Any] = {
     "match_within": [],
 }
 """What says how people sign in, and what it is where they do not."""
+_OF_DIRECTORIES = frozenset({"sign_in", "domains", "jit"})
+"""What of it there is at a directory that checks passwords: who somebody is says what was read there."""
 
 
 def create(values: Mapping[str, Any]) -> IdentityProvider:
@@ -43,8 +45,11 @@ def create(values: Mapping[str, Any]) -> IdentityProvider:
         raise NotAvailable(errors={"kind": [f"Available: {', '.join(kinds.KINDS)}."]})
     _refuse_taken(values["name"], None)
     rest = {name: value for name, value in values.items() if name != "config"}
-    provider = IdentityProvider(id=ids.new("idp"), **_checked(rest, {**_NO_SIGN_IN, **rest}))
-    _configure(provider, values.get("config", {}), {})
+    config = _config(values["kind"], values.get("config", {}), {})
+    provider = IdentityProvider(id=ids.new("idp"), **_checked(rest, {**_NO_SIGN_IN, **rest}, config))
+    _configure(provider, config)
+    if schedule.parse(values.get("sync", {})).enabled:
+        provider.due_at = sa.func.now()
     session.add(provider)
     session.flush()
     session.refresh(provider)
@@ -56,15 +61,17 @@ def update(provider: IdentityProvider, values: Mapping[str, Any]) -> list[str]:
     """Change it; a `config` replaces the old one, but for secrets given back as `***`."""
     rest = {name: value for name, value in values.items() if name != "config"}
     known = {name: getattr(provider, name) for name in _NO_SIGN_IN}
-    rest = _checked(rest, {"kind": provider.kind, **known, **rest})
+    before = full_config(provider)
+    config = _config(provider.kind, values["config"], before) if "config" in values else before
+    rest = _checked(rest, {"kind": provider.kind, "sync": provider.sync, **known, **rest}, config)
     if "name" in rest:
         _refuse_taken(rest["name"], provider.id)
     changed = assign(provider, rest)
-    if "config" in values:
-        before = full_config(provider)
-        _configure(provider, values["config"], before)
-        if full_config(provider) != before:
-            changed = sorted([*changed, "config"])
+    if config != before:
+        _configure(provider, config)
+        changed = sorted([*changed, "config"])
+    if {"config", "sync", "enabled"} & set(changed):
+        provider.due_at = sa.func.now() if schedule.parse(provider.sync).enabled else None
     if changed:
         provider.version += 1
         db.session().flush()
@@ -106,8 +113,9 @@ def shown_config(provider: IdentityProvider) -> dict[str, Any]:
     return {**provider.config, **dict.fromkeys(sorted(kept & set(full_config(provider))), HIDDEN)}
 
 
-def _configure(provider: IdentityProvider, given: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    settings = kinds.describe(provider.kind)
+def _config(kind: str, given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its secrets, as the connector takes it; `***` stands for one of `before`."""
+    settings = kinds.describe(kind)
     secret = {setting.name for setting in settings if setting.secret}
     config = {
         name: before[name] if name in secret and value == HIDDEN and name in before else value
@@ -120,11 +128,20 @@ def _configure(provider: IdentityProvider, given: Mapping[str, Any], before: Map
             raise ValidationFailed(errors={f"config.{name}": ["Was given for another place."] for name in kept})
     if hidden := sorted(name for name in secret if config.get(name) == HIDDEN):
         raise ValidationFailed(errors={f"config.{name}": [f"Is not known: {HIDDEN} keeps one."] for name in hidden})
+    _made(kind, config)
+    return config
+
+
+def _made(kind: str, config: Mapping[str, Any]) -> Any:
     try:
-        kinds.config_from(provider.kind, config)
+        return kinds.config_from(kind, config)
     except Misconfigured as error:
         named = {f"config.{name}": [text] for name, text in error.fields.items()}
         raise ValidationFailed(errors=named or {"config": [str(error)]}) from None
+
+
+def _configure(provider: IdentityProvider, config: Mapping[str, Any]) -> None:
+    secret = {setting.name for setting in kinds.describe(provider.kind) if setting.secret}
     secrets = {name: value for name, value in config.items() if name in secret}
     provider.config = {name: value for name, value in config.items() if name not in secret}
     provider.tenant_id = provider.tenant_id or db.session().info["scope"].tenant_id
@@ -146,21 +163,21 @@ def _refuse_taken(name: str, own_id: str | None) -> None:
         raise Conflict("The tenant has a provider of this name already")
 
 
-def _checked(values: dict[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
-    """The values in the form they are kept in; `whole` is what the provider will be with them."""
+def _checked(values: dict[str, Any], whole: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in the form they are kept in; `whole` is what the provider will be with them, and `config`."""
     guard = values.get("removal_guard")
     if guard:
         try:
             SETTINGS["removal_guard"].check(guard)
         except ValueError as error:
             raise ValidationFailed(errors={"removal_guard": [str(error)]}) from None
+    _check_schedule(values.get("sync", whole.get("sync")), whole["kind"], config)
+    if "sync" in values:
+        values["sync"] = {**schedule.DEFAULT, **values["sync"]}
     if "jit" in values:
         values["jit"] = {**_NO_SIGN_IN["jit"], **values["jit"]}
     if not kinds.signs_in(whole["kind"]):
-        asked = [name for name, nothing in _NO_SIGN_IN.items() if values.get(name, nothing) != nothing]
-        if asked:
-            raise NotAvailable(errors={name: ["People do not sign in at providers of this kind."] for name in asked})
-        return values
+        _check_directory({**whole, **values}, config)
     errors: dict[str, list[str]] = {}
     if "domains" in values:
         values["domains"] = _domains(values["domains"], errors)
@@ -173,6 +190,28 @@ def _checked(values: dict[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]
     if errors:
         raise ValidationFailed(errors=errors)
     return values
+
+
+def _check_directory(whole: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """How people sign in where they do not leave for: with their passwords, if this one checks them."""
+    asked = {name for name, nothing in _NO_SIGN_IN.items() if whole[name] != nothing}
+    if asked and not kinds.checks_passwords(whole["kind"], _made(whole["kind"], config)):
+        raise NotAvailable(errors={name: ["People do not sign in at such a provider."] for name in sorted(asked)})
+    if beyond := asked - _OF_DIRECTORIES:
+        raise NotAvailable(errors={name: ["A directory's people are those who are read from it."] for name in beyond})
+    if whole["jit"].get("groups"):
+        raise NotAvailable(errors={"jit.groups": ["A directory's groups are those that are read from it."]})
+
+
+def _check_schedule(wanted: Mapping[str, Any] | None, kind: str, config: Mapping[str, Any]) -> None:
+    if wanted is None:
+        return
+    try:
+        enabled = schedule.parse(wanted).enabled
+    except ValueError as error:
+        raise ValidationFailed(errors={"sync": [str(error)]}) from None
+    if enabled and not kinds.is_live(kind, _made(kind, config)):
+        raise NotAvailable(errors={"sync.enabled": ["Such a provider is not read by itself: somebody brings a file."]})
 
 
 def _domains(names: Sequence[str], errors: dict[str, list[str]]) -> list[str]:

@@ -334,16 +334,16 @@ def _ask_who(flow: Flow) -> Choose | Depart:
     typed = flow.username is not None
     tried = flow.departed or flow.error is not None
     wanted = None if flow.departed else ways.upstream(flow.provider_id)
-    if wanted is not None:
+    if wanted is not None and wanted.departs:
         return Depart(wanted.id, chosen=hints is None or wanted.id != hints.provider)
-    if not tried and (typed or "select_account" not in flow.prompt):
+    if wanted is None and not tried and (typed or "select_account" not in flow.prompt):
         home = ways.home_of(flow.name)
-        if home is None and len(ways.upstreams) == 1 and not ways.local:
+        if home is None and len(ways.upstreams) == 1 and not ways.by_password:
             home = ways.upstreams[0]
-        if home is not None:
+        if home is not None and home.departs:
             return Depart(home.id, chosen=typed)
-    discoverable = any(one.domains for one in ways.upstreams)
-    ask_password = ways.local and (tried or flow.name is not None or not discoverable)
+    discoverable = wanted is None and any(one.domains for one in ways.upstreams)
+    ask_password = ways.by_password and (tried or flow.name is not None or not discoverable)
     error = flow.error or ("no_home" if typed and not ask_password and not tried else None)
     return Choose(flow.name, ways.upstreams, ask_password, error)
 

@@ -1,7 +1,8 @@
 """Home-realm discovery: the ways of signing in that a tenant has, and whose way somebody's e-mail address names.
 
-An address leads to an upstream only through a domain that the tenant has verified and the upstream claims. Nothing here
-depends on whether a person exists.
+An address leads to an upstream only through a domain that the tenant has verified and the upstream claims. People leave
+for some upstreams; others, directories, check the password that is typed here. Nothing here depends on whether a person
+exists.
 """
 
 from __future__ import annotations
@@ -14,45 +15,73 @@ from broker import access
 from broker.context import Scope
 from broker.db import db, hot
 from broker.models import Domain, IdentityProvider, Password
+from connectors import kinds
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A provider people may sign in at, and the verified domains that are sent there."""
+    """A provider people may sign in at, and the verified domains that are sent there. `departs`: people leave for it,
+    rather than show it their password here."""
 
     id: str
     name: str
     domains: frozenset[str]
+    departs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """How people of one tenant sign in: upstreams by rank, and whether anybody has a password here."""
+    """How people of one tenant sign in: all upstreams by rank, and whether anybody has a password of ours."""
 
-    upstreams: tuple[Upstream, ...]
+    every: tuple[Upstream, ...]
     local: bool
 
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """Those that people leave for."""
+        return tuple(one for one in self.every if one.departs)
+
+    @property
+    def directories(self) -> tuple[Upstream, ...]:
+        """Those that check passwords."""
+        return tuple(one for one in self.every if not one.departs)
+
+    @property
+    def by_password(self) -> bool:
+        """Whether a password that is typed here can be anybody's."""
+        return self.local or bool(self.directories)
+
     def upstream(self, provider_id: str | None) -> Upstream | None:
-        return next((one for one in self.upstreams if one.id == provider_id), None)
+        return next((one for one in self.every if one.id == provider_id), None)
 
     def home_of(self, username: str | None) -> Upstream | None:
         """The upstream an e-mail address belongs to; of several, the highest in rank."""
         domain = domain_of(username)
-        return next((one for one in self.upstreams if domain in one.domains), None) if domain else None
+        return next((one for one in self.every if domain in one.domains), None) if domain else None
+
+    def asked_about(self, username: str, named: str | None) -> tuple[Upstream, ...]:
+        """The directories that may know this name: the one that is named, the one its address belongs to, or all."""
+        wanted = next((one for one in self.directories if one.id == named), None) or self.home_of(username)
+        if wanted is None:
+            return self.directories
+        return () if wanted.departs else (wanted,)
 
 
 def ways() -> Ways:
     """Of the open unit's tenant."""
     session = db.session()
     providers = session.execute(
-        sa.select(IdentityProvider.id, IdentityProvider.name, IdentityProvider.domains)
+        sa.select(IdentityProvider.id, IdentityProvider.name, IdentityProvider.domains, IdentityProvider.kind)
         .where(IdentityProvider.enabled, IdentityProvider.sign_in)
         .order_by(IdentityProvider.priority, IdentityProvider.id)
     ).all()
     verified = set(session.scalars(sa.select(Domain.name).where(Domain.verified)))
-    upstreams = tuple(Upstream(id, name, frozenset(verified.intersection(domains))) for id, name, domains in providers)
-    local = not upstreams or session.scalar(sa.select(sa.exists(sa.select(Password.user_id)))) is True
-    return Ways(upstreams, local)
+    every = tuple(
+        Upstream(id, name, frozenset(verified.intersection(domains)), kinds.signs_in(kind))
+        for id, name, domains, kind in providers
+    )
+    local = not every or session.scalar(sa.select(sa.exists(sa.select(Password.user_id)))) is True
+    return Ways(every, local)
 
 
 def domain_of(username: str | None) -> str | None:

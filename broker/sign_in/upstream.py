@@ -24,12 +24,12 @@ from broker.connections import Provider
 from broker.context import Scope
 from broker.db import current_tenant, db, unit
 from broker.directory import Directory
-from broker.models import IdentityProvider, OneTime, SignInFlow
+from broker.models import IdentityProvider, OneTime, SignInFlow, SyncRun
 from broker.models import Session as SessionRow
 from broker.sign_in import browser, flow, sessions
 from broker.sign_in.flow import Depart, Flow, FlowLost
 from broker.sign_in.sessions import LiveSession
-from connectors.port import Departure, Identity, Misconfigured, Refused, Reply, ReturnTo, SignOut, Unreachable
+from connectors.port import Departure, Identity, Misconfigured, Record, Refused, Reply, ReturnTo, SignOut, Unreachable
 
 log = logging.getLogger("scaikey.sign_in")
 
@@ -61,7 +61,7 @@ def depart(under_way: Flow, step: Depart) -> Departure | Failed:
     with unit(under_way.scope):
         provider = _provider(step.provider_id)
     if provider is None:
-        return _failed(under_way, "provider_disabled", step.provider_id, None)
+        return failed(under_way, "provider_disabled", step.provider_id, None)
     state = browser.new_secret()
     fresh = "login" in under_way.prompt or under_way.max_age == 0
     which = step.another or "select_account" in under_way.prompt
@@ -80,7 +80,7 @@ def depart(under_way: Flow, step: Depart) -> Departure | Failed:
                 )
             )
     except (Refused, Unreachable, Misconfigured) as error:
-        return _failed(under_way, _reason(error), provider.id, provider.name, str(error))
+        return failed(under_way, _reason(error), provider.id, provider.name, str(error))
     with unit(under_way.scope) as session:
         left = session.scalar(
             sa.update(SignInFlow)
@@ -148,7 +148,7 @@ def arrive(under_way: Flow, provider_id: str, reply: Reply, present: LiveSession
     nobody waits for (any more). `present` is the browser's session so far."""
     provider, memo = _claim(under_way, provider_id, reply)
     if provider is None:
-        return _failed(under_way, "provider_disabled", provider_id, None)
+        return failed(under_way, "provider_disabled", provider_id, None)
     try:
         if any(len(values) > 1 for values in reply.parameters.values()):
             raise Refused("The answer has a parameter more than once.")
@@ -157,9 +157,9 @@ def arrive(under_way: Flow, provider_id: str, reply: Reply, present: LiveSession
                 raise Misconfigured(f"Nobody signs in at providers of kind {provider.kind}")
             identity = connector.finish_sign_in(memo, reply)
     except (Refused, Unreachable, Misconfigured) as error:
-        return _failed(under_way, _reason(error), provider.id, provider.name, str(error))
+        return failed(under_way, _reason(error), provider.id, provider.name, str(error))
     with unit(under_way.scope):
-        return _admit(under_way, provider, identity, present)
+        return admit(under_way, provider, identity, present)
 
 
 def begin_sign_out(ended: LiveSession, back_to: str) -> Departure | None:
@@ -205,9 +205,12 @@ def _claim(under_way: Flow, provider_id: str, reply: Reply) -> tuple[Provider | 
         return _provider(provider_id), memo
 
 
-def _admit(
-    under_way: Flow, provider: Provider, identity: Identity, present: LiveSession | None
+def admit(
+    under_way: Flow, provider: Provider, identity: Identity, present: LiveSession | None, record: Record | None = None
 ) -> LiveSession | Failed:
+    """Whom the upstream named, if he is somebody here: his session. In the open unit of work. `record` is his, when he
+    is to become of it what a sync would make of it."""
+
     def refused(reason: str) -> Failed:
         flow.refuse(under_way, reason, provider_id=provider.id, detail=identity.name)
         return Failed(reason, provider.name)
@@ -224,6 +227,9 @@ def _admit(
         return refused("upstream_refused")
     if identity.once is not None and not _first_time(provider.id, *identity.once):
         return refused("upstream_refused")
+    if record is not None:
+        # As if the latest pass had met it: one that is under way does not take it for absent.
+        Directory().apply([record], row, _latest_run(provider.id))
     admitted = Directory().admit(identity, row)
     if admitted.user_id is None:
         # The directory has told why, in an event of its own.
@@ -257,6 +263,10 @@ def _first_time(provider_id: str, name: str, until: datetime) -> bool:
     return claimed.first() is not None
 
 
+def _latest_run(provider_id: str) -> int:
+    return db.session().scalar(sa.select(sa.func.max(SyncRun.no)).where(SyncRun.provider_id == provider_id)) or 0
+
+
 def _provider(provider_id: str) -> Provider | None:
     row = db.session().scalar(
         sa.select(IdentityProvider).where(
@@ -266,9 +276,10 @@ def _provider(provider_id: str) -> Provider | None:
     return None if row is None else connections.provider_of(row)
 
 
-def _failed(
+def failed(
     under_way: Flow, reason: str, provider_id: str | None, name: str | None, detail: str | None = None
 ) -> Failed:
+    """Remember why it led nowhere. Opens a unit of work of its own."""
     with unit(under_way.scope):
         known: Sequence[str] = (
             db.session().scalars(sa.select(IdentityProvider.name).where(IdentityProvider.id == provider_id)).all()

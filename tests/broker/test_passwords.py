@@ -389,3 +389,50 @@ def test_a_failure_is_counted_whatever_happens_to_the_request(acme: Scope, alice
     with unit(acme) as session:
         counted: list[Any] = list(session.scalars(sa.select(Attempt.failures)))
     assert counted == [1, 1, 1]
+
+
+def elsewhere(*says: bool | None) -> tuple[list[bool | None], passwords.Elsewhere]:
+    """Somebody who says these things one after another; what he has not said yet."""
+    left = list(says)
+    return left, lambda: left.pop(0)
+
+
+def counts(scope: Scope) -> list[int]:
+    with unit(scope) as session:
+        return sorted(session.scalars(sa.select(Attempt.failures)))
+
+
+def test_somebody_else_is_asked_only_about_what_is_no_password_of_ours(acme: Scope, alice: str) -> None:
+    left, ask = elsewhere(True, True)
+    assert check(acme, "alice", GOOD, HERE, None, ask) == Verdict(alice) and len(left) == 2
+    assert check(acme, "alice", "x" * 1_025, HERE, None, ask) == Verdict(None) and len(left) == 2
+    assert check(acme, "alice", "another", HERE, None, ask) == Verdict(None) and len(left) == 1
+    assert check(acme, "nobody", GOOD, HERE, None, ask) == Verdict(None) and left == []
+
+
+def test_the_counts_are_as_somebody_else_says(acme: Scope, alice: str) -> None:
+    _, ask = elsewhere(False, None, True)
+    check(acme, "alice", "wrong", HERE, None, ask)
+    failed = [1, 1, 1, 1]
+    assert counts(acme) == failed, "of the address, the account, the account elsewhere and the tenant"
+    check(acme, "alice", "wrong", HERE, None, ask)
+    assert counts(acme) == failed, "who says nothing counts against nobody"
+    check(acme, "alice", "right", HERE, None, ask)
+    assert counts(acme) == [1, 1], "the address and the tenant forget nothing"
+
+
+def test_parallel_guesses_reach_somebody_else_no_more_often_than_others(acme: Scope, app: Flask) -> None:
+    asked: list[bool] = []
+
+    def ask() -> bool:
+        asked.append(True)
+        return False
+
+    def guess(_: int) -> Verdict:
+        with app.app_context(), acting(system("test")):
+            return check(acme, "alice", "wrong", HERE, None, ask)
+
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = list(threads.map(guess, range(12)))
+    assert len(asked) <= passwords.FAILURES_ELSEWHERE
+    assert any(verdict.retry_after for verdict in verdicts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from broker.db import db, directory_writes, platform_scope
 from broker.models import IdentityProvider, Link, ScimToken
 from broker.registry import providers
 from connectors import kinds
-from connectors.port import Step
+from connectors.egress import Egress
+from connectors.port import Step, setting
 from tests import issuer
 from tests.casting import Caller, Cast, code, give_role, make_group, make_user
 from tests.issuer import CLIENT, SECRET
@@ -81,7 +83,7 @@ def test_kinds_and_fields_of_later_versions_are_not_available(cast: Cast) -> Non
         {"jit": {"enabled": True}},
         {"linking": "verified_email"},
         {"match": [{"claim": "email", "attribute": "emails"}]},
-        {"sync": {"schedule": "* * * * *"}},
+        {"sync": {"enabled": True, "schedule": "* * * * *"}},
         {"domains": ["acme.example"]},
     ):
         assert code(cast.acme_admin.post(PATH, new(**field))) == (422, "not_available"), field
@@ -292,3 +294,52 @@ def test_a_provider_stays_while_a_token_provisions_for_it(cast: Cast) -> None:
     with platform_scope() as session:
         kept = session.query(ScimToken).filter_by(id=token["id"]).one()
         assert kept.revoked_at is not None and kept.identity_provider_id is None
+
+
+@dataclass(frozen=True)
+class Somewhere:
+    source: str = setting("Where from", default="ldif")
+
+
+@pytest.fixture
+def checking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live directory checks passwords; an exported one does not."""
+
+    class Checks:
+        def check_password(self, name: str, password: str) -> None:
+            raise AssertionError("nobody is asked")
+
+    def connects(config: Somewhere, egress: Egress) -> Checks | None:
+        return Checks() if config.source == "ldap" else None
+
+    monkeypatch.setattr(kinds, "KINDS", {**kinds.KINDS, "ldap": kinds.Connector(Somewhere, connects=connects)})
+
+
+@pytest.mark.usefixtures("checking")
+def test_people_sign_in_at_a_live_directory_and_at_no_file(cast: Cast) -> None:
+    asked = {"sign_in": True, "domains": ["acme.example"], "jit": {"enabled": True, "groups": []}}
+    made = make(cast.acme_admin, config={"source": "ldap"}, **asked)
+    assert {name: made[name] for name in asked} == asked
+    path = f"{PATH}/{made['id']}"
+    assert code(cast.acme_admin.patch(path, {"config": {}})) == (422, "not_available")
+    assert cast.acme_admin.patch(path, {"name": "Renamed"}).status_code == 200
+    nothing = {"sign_in": False, "domains": [], "jit": {"enabled": False}}
+    assert cast.acme_admin.patch(path, {"config": {}, **nothing}).status_code == 200
+    for field in asked:
+        refused = cast.acme_admin.patch(path, {field: asked[field]})
+        assert code(refused) == (422, "not_available") and list(refused.get_json()["errors"]) == [field]
+
+
+@pytest.mark.usefixtures("checking")
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ({"linking": "verified_email"}, "linking"),
+        ({"match": [{"claim": "mail", "attribute": "emails"}]}, "match"),
+        ({"match_within": ["idp_x"]}, "match_within"),
+        ({"jit": {"enabled": True, "groups": ["grp_x"]}}, "jit.groups"),
+    ],
+)
+def test_a_directorys_people_are_those_who_are_read_from_it(cast: Cast, field: dict[str, Any], wrong: str) -> None:
+    refused = cast.acme_admin.post(PATH, new(config={"source": "ldap"}, sign_in=True, **field))
+    assert code(refused) == (422, "not_available") and list(refused.get_json()["errors"]) == [wrong]

@@ -15,6 +15,7 @@ import pytest
 
 from broker import patience
 from connectors.http import ConnectFailed, HttpClient, Response, Timeout
+from connectors.port import Unreachable
 from tests.broker.sign_in.stage import Stage, location
 
 ROOT = Path(__file__).parents[3]
@@ -218,3 +219,30 @@ def test_a_failure_is_remembered_for_its_place_alone_and_not_for_long(
     assert ask(upstream, tenant, "another") == 200
     time.sleep(0.25)
     assert ask(upstream, tenant) == 200
+
+
+def test_what_asks_otherwise_than_by_http_has_the_same_turns_and_the_same_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one_at_a_time(monkeypatch, 0.1)
+    monkeypatch.setattr(patience, "REMEMBERED", 0.3)
+    place, other = patience.Place("bound", "idp"), patience.Place("bound", "another")
+    with patience.asking(place) as until:
+        assert patience.PATIENCE - 1 < until - time.monotonic() <= patience.PATIENCE
+        with pytest.raises(patience.NoTurn):
+            ask(Upstream(), "bound", "another")
+        with pytest.raises(Unreachable), patience.asking(other):
+            raise AssertionError("the tenant has its turn already")
+    for waited, remembered in ((0.0, False), (0.15, True)):
+        with pytest.raises(Unreachable, match="silence"), patience.asking(place):
+            time.sleep(waited)
+            raise Unreachable("silence")
+        assert patience._turns.is_silent(place) == remembered
+    with pytest.raises(Unreachable, match="a moment ago"), patience.asking(place):
+        raise AssertionError("nobody is asked now")
+    with patience.asking(other):
+        pass
+    time.sleep(0.35)
+    with pytest.raises(ValueError, match="wrong"), patience.asking(place):
+        raise ValueError("wrong")
+    assert ask(Upstream(), "bound", "another") == 200, "the turn was given back"
