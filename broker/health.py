@@ -102,7 +102,7 @@ def examination() -> list[Verdict]:
         ("valkey", _valkey),
         ("upstreams", _upstreams),
     ]
-    return [*(_ask(*check) for check in checks), *_each_provider()]
+    return [*(_ask(*check) for check in checks), *each_provider()]
 
 
 def _ask(name: str, check: Callable[[], Verdict]) -> Verdict:
@@ -262,7 +262,7 @@ def _upstreams() -> Verdict:
     return Verdict("upstreams", True, f"{depth} wait to be read")
 
 
-def _each_provider() -> Iterator[Verdict]:
+def each_provider() -> Iterator[Verdict]:
     """How the last run of each went, and what its own connector says of it now."""
     try:
         with platform_scope() as session:
@@ -279,6 +279,15 @@ def _each_provider() -> Iterator[Verdict]:
 
 
 def _provider(scope: Scope, provider_id: str, name: str) -> Verdict:
+    try:
+        return _asked(scope, provider_id, name)
+    except Misconfigured as flaw:
+        return Verdict(name, False, str(flaw), "Correct the settings of the provider.")
+    except VaultError as error:
+        return Verdict(name, False, str(error), "Give the provider its secrets again.")
+
+
+def _asked(scope: Scope, provider_id: str, name: str) -> Verdict:
     with unit(scope) as session:
         row = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
         last = session.scalar(
@@ -288,12 +297,9 @@ def _provider(scope: Scope, provider_id: str, name: str) -> Verdict:
         provider = connections.provider_of(row)
     if status == "failed":
         return Verdict(name, False, f"its last run failed: {problem}", "Mend it, then start a run.")
-    try:
-        config = kinds.config_from(provider.kind, provider.config)
-        with connections.diagnosis_of(provider, config, upstream.callback_url(scope, provider_id)) as diagnosis:
-            steps = list(diagnosis.steps()) if diagnosis is not None else []
-    except Misconfigured as flaw:
-        return Verdict(name, False, str(flaw), "Correct the settings of the provider.")
+    config = kinds.config_from(provider.kind, provider.config)
+    with connections.diagnosis_of(provider, config, upstream.callback_url(scope, provider_id)) as diagnosis:
+        steps = list(diagnosis.steps()) if diagnosis is not None else []
     wrong = next((step for step in steps if not step.ok), None)
     if wrong is not None:
         return Verdict(name, False, f"{wrong.name}: {wrong.found}", wrong.mend)

@@ -139,8 +139,10 @@ def list_held(run_id: str) -> Response:
 
 @api.route("/sync-runs/<run_id>/approve", methods=["POST"], action=Action.SYNC_WRITE, about=About(gives=SyncRunShape))
 def approve_run(run_id: str) -> Response:
-    """Carry out the removals a run holds, each checked again against the present state. Where the run showed what
-    changed settings would do: read by them from now on, beginning at once."""
+    """Carry out the removals a run holds, each checked again against the present state.
+
+    Where the run showed what changed settings would do: read by them from now on, beginning at once.
+    """
     run = access.fetch(SyncRun, run_id, to=Action.SYNC_WRITE)
     removals.approve(run_id)
     if run.dry_run:

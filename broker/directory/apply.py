@@ -18,6 +18,7 @@ from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
 from ..endings import DISABLED, end_all_of
 from ..events import Changes, record
+from . import deltas as single_members
 from . import documents, layers, links, mapping, members, names, references, rows
 from .documents import MANAGER, PARENT, Values
 from .layers import Provider, Said
@@ -385,7 +386,7 @@ class PageOfChanges:
     def _rename_members(self, items: Sequence[Item]) -> None:
         """Who has another name now is in his groups by that name: an upstream that is followed does not say so of each
         group."""
-        members.rename(
+        single_members.rename(
             self.tenant,
             self.via.id,
             [
@@ -424,7 +425,7 @@ class PageOfChanges:
                 known.append((link.resource_id, delta))
                 linked[link.resource_id] = link
                 self.outcome.count("group", "updated", delta.key)
-        held = members.change(self.tenant, self.via.id, known, self.tally, floor=self.halving_floor)
+        held = single_members.change(self.tenant, self.via.id, known, self.tally, floor=self.halving_floor)
         if not held:
             return
         earlier = links.held_shrinks(self.tenant, [linked[group].no for group in held])

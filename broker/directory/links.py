@@ -94,7 +94,7 @@ _UNHOLD = sa.text("""
 """)
 _UNSETTLED = sa.text("""
     SELECT key FROM links WHERE tenant_id = :tenant AND provider_id = :via
-      AND (skipped IS NOT NULL OR name_kept) AND gone_at IS NULL ORDER BY no LIMIT :most
+      AND (skipped IS NOT NULL OR name_kept) AND gone_at IS NULL ORDER BY no LIMIT 1000
 """)
 _ANY_HELD = sa.text("SELECT 1 FROM held_removals WHERE tenant_id = :tenant AND provider_id = :via LIMIT 1")
 _HELD = sa.text("""
@@ -159,9 +159,9 @@ def write(
     return numbers
 
 
-def unsettled(tenant: str, via: str, most: int) -> list[str]:
+def unsettled(tenant: str, via: str) -> list[str]:
     """Keys of records that could not be taken, or not as they are."""
-    return list(db.session().execute(_UNSETTLED, {"tenant": tenant, "via": via, "most": most}).scalars())
+    return list(db.session().execute(_UNSETTLED, {"tenant": tenant, "via": via}).scalars())
 
 
 def settle(tenant: str, via: str) -> None:

@@ -2,7 +2,8 @@
 
 Owns the writing of who is in which group: what a page of group records says, members that arrive later, primary
 groups, and single additions and removals from SCIM and administrators. A group is never loaded to change it, and a
-membership row says who gave it. What others see of the rows' coming and going is told by `news`.
+membership row says who gave it. What a followed upstream tells of single members is `deltas`', and what others see of
+the rows' coming and going is told by `news`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from connectors.port import Members, Ref
+from connectors.port import Ref
 
 from ..db import arrays, db
 from .news import Tally
@@ -40,7 +41,7 @@ _RENAME = sa.text(f"""
       AND NOT EXISTS (SELECT 1 FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = w.group_id
                       AND o.via = :via AND o.kind = 'member' AND o.member_key = w.member_key)
 """)  # noqa: S608 - constant text
-_ADD = sa.text(f"""
+ADD = sa.text(f"""
     WITH {_WANTED}
     INSERT INTO memberships AS m (tenant_id, group_id, member_id, member_key, raw, ordinal, via, kind)
     SELECT :tenant, w.group_id, l.resource_id, w.member_key, w.raw, w.ordinal, :via, 'member'
@@ -112,7 +113,7 @@ def write(
     session = db.session()
     if known:
         session.execute(_RENAME, values)
-    found = session.execute(_ADD, values).all()
+    found = session.execute(ADD, values).all()
     tally.gain((group, member) for group, member, new in found if new)
     if not known:
         return {}
@@ -371,96 +372,3 @@ def drop_local(tenant: str, group: str, members: Sequence[str]) -> tuple[list[st
 def present(tenant: str, group: str) -> dict[str, bool]:
     """The members of one group: id → whether an upstream gives it."""
     return {id: given for id, given in db.session().execute(_LOCAL, {"tenant": tenant, "group": group})}
-
-
-_LAST = sa.text("""
-    SELECT group_id, max(ordinal) FROM memberships WHERE tenant_id = :tenant AND via = :via AND kind = 'member'
-      AND group_id = ANY(CAST(:groups AS text[])) GROUP BY group_id
-""")
-_FOUND = sa.text("""
-    SELECT m.group_id, h.rows, array_agg(m.member_key), array_agg(m.ordinal)
-    FROM unnest(CAST(:groups AS text[]), CAST(:keys AS text[])) AS u(group_id, member_key)
-    LEFT JOIN LATERAL (
-        SELECT l.resource_id FROM links l WHERE l.tenant_id = :tenant AND l.provider_id = :via
-          AND l.ref = u.member_key AND l.gone_at IS NULL AND l.skipped IS NULL AND l.kind IN ('user', 'group')
-        ORDER BY l.seen_run DESC, l.resource_id DESC LIMIT 1) l ON true
-    JOIN memberships m ON m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = u.group_id
-      AND (m.member_id = l.resource_id OR (m.member_key = u.member_key
-           AND (l.resource_id IS NULL OR m.member_id IS NULL)))
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS rows FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id
-          AND o.via = :via AND o.kind = 'member' OFFSET 0) h
-    GROUP BY m.group_id, h.rows
-""")
-"""Who is meant by a name is the one who has it now; a row may still know him by an earlier one."""
-_UNNAME = sa.text("""
-    UPDATE memberships m SET member_key = chr(1) || m.no, raw = u.raw
-    FROM unnest(CAST(:ids AS text[]), CAST(:olds AS text[]), CAST(:news AS text[]), CAST(:raws AS text[]))
-         AS u(id, old, new, raw)
-    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.member_id = u.id AND m.member_key = u.old
-      AND NOT EXISTS (
-          SELECT 1 FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id AND o.via = :via
-            AND o.kind = 'member' AND o.member_key = u.new
-            AND NOT EXISTS (SELECT 1 FROM unnest(CAST(:ids AS text[]), CAST(:olds AS text[])) AS r(id, old)
-                            WHERE r.id = o.member_id AND r.old = o.member_key))
-""")
-_NAME = sa.text("""
-    UPDATE memberships m SET member_key = u.new
-    FROM unnest(CAST(:ids AS text[]), CAST(:news AS text[])) AS u(id, new)
-    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.member_id = u.id
-      AND m.member_key = chr(1) || m.no
-""")
-
-
-def rename(tenant: str, via: str, renamed: Sequence[tuple[str, str, str, str]]) -> None:
-    """Members `(id, old key, new key, new name)` are called otherwise in the lists they are in; they may have exchanged
-    their names. A list that knows somebody else by the new name stays until it is read."""
-    if not renamed:
-        return
-    ids, olds, news, raws = (list(column) for column in zip(*renamed, strict=True))
-    values = arrays({"tenant": tenant, "via": via, "ids": ids, "olds": olds, "news": news, "raws": raws})
-    session = db.session()
-    session.execute(_UNNAME, values)
-    session.execute(_NAME, values)
-
-
-def change(
-    tenant: str, via: str, deltas: Sequence[tuple[str, Members]], tally: Tally, *, floor: int
-) -> dict[str, list[Leaving]]:
-    """Incremental changes of groups' members from one upstream, the last word on each member; new ones go to the end.
-
-    A group that would lose half of its members, or one that carries a role, keeps them, as in `write`.
-    """
-    last: dict[tuple[str, str], Ref | None] = {}
-    for group, delta in deltas:
-        for member in delta.remove:
-            last[group, ref_key(member.key)] = None
-        for member in delta.add:
-            last.pop((group, ref_key(member.key)), None)
-            last[group, ref_key(member.key)] = member
-    session = db.session()
-    where = {"tenant": tenant, "via": via}
-    held: dict[str, list[Leaving]] = {}
-    removing = [pair for pair, member in last.items() if member is None]
-    if removing:
-        groups, keys = (list(column) for column in zip(*removing, strict=True))
-        found = session.execute(_FOUND, arrays({**where, "groups": groups, "keys": keys})).all()
-        going: dict[str, list[Leaving]] = {}
-        weighty = carrying_roles(tenant, set(groups))
-        for group, had, found_keys, ordinals in found:
-            leaving = [Leaving(key, ordinal) for key, ordinal in zip(found_keys, ordinals, strict=True)]
-            halved = len(leaving) > floor and 2 * len(leaving) >= had
-            (held if halved or group in weighty else going)[group] = leaving
-        shrink(tenant, via, going, tally)
-    adding = [(group, key, member.raw) for (group, key), member in last.items() if member is not None]
-    if adding:
-        groups, keys, raws = (list(column) for column in zip(*adding, strict=True))
-        ordinals = Counter(dict(session.execute(_LAST, arrays({**where, "groups": list(set(groups))})).all()))
-        places = []
-        for group in groups:
-            ordinals[group] += 1
-            places.append(ordinals[group])
-        columns = {"groups": groups, "keys": keys, "raws": raws, "ordinals": places}
-        added = session.execute(_ADD, arrays({**where, **columns}))
-        tally.gain((group, member) for group, member, new in added if new)
-    return held

@@ -33,9 +33,6 @@ from .news import Shown, Tally, tell_members, tell_shown
 from .outcome import Loss, Outcome
 from .rows import Row, Unfit
 
-UNSETTLED = 1_000
-"""Records that are asked for again in one run."""
-
 _NAME_HELD = sa.text("""
     SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
       AND name_key = :key AND id <> :id
@@ -270,9 +267,8 @@ class Directory:
             return removal.take_away(self.tenant, via.id, losses, run_no)
 
     def unsettled(self, via: IdentityProvider) -> list[str]:
-        """Upstream keys of records that could not be taken as they are: a name was somebody else's, there was no
-        room."""
-        return links.unsettled(self.tenant, via.id, UNSETTLED)
+        """Upstream keys of records that could not be taken as they are, a bounded number of them."""
+        return links.unsettled(self.tenant, via.id)
 
     def linked(self, via: IdentityProvider) -> dict[str, int]:
         """Live resources this upstream has, by kind."""

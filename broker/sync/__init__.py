@@ -1,8 +1,8 @@
 """From an upstream into the directory: runs, who may work on one, and which are due.
 
-`run` is one pass, page by page, and `book` what it writes down of itself; `leases` let one run at a time read a
-provider; `queue` is who waits for a run and in which order; `work` does what is due, several at once. What becomes of a
-record is the directory's, what may be taken away at the end `removals`'.
+`run` is one of them and where it begins, `reading` its pages and its end, `book` what it writes down of itself;
+`leases` let one run at a time read a provider; `queue` is who waits for a run and in which order; `work` does what is
+due, several at once. What becomes of a record is the directory's, what may be taken away at the end `removals`'.
 """
 
 from .book import SyncProgress

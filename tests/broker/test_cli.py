@@ -23,7 +23,7 @@ from broker.models import Event, PersonalAccessToken, SyncRun
 from broker.vault import VaultError
 from oidc import keys
 from tests.casting import Caller, Cast, code
-from tests.conftest import World, make_provider
+from tests.conftest import make_provider
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -113,7 +113,7 @@ def test_migrating_twice_changes_nothing(scaikey: Run) -> None:
 
 def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     # Other tests leave failed runs behind.
-    monkeypatch.setattr(health, "_providers", lambda: health.Verdict("providers", True, "not asked"))
+    monkeypatch.setattr(health, "each_provider", lambda: ())
     status, out, _ = scaikey("doctor")
     assert status == 0 and "broken" not in out
     for name in ("database", "application role", "platform role", "owner role", "migrations", "key", "clock", "valkey"):
@@ -125,15 +125,22 @@ def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run, monkeyp
     assert status == 1 and "SCAIKEY_SECRET_KEY" in out
 
 
-def test_the_doctor_sees_a_provider_whose_last_run_failed(app: Flask, world: World) -> None:
-    provider = make_provider(world.acme)
-    before = health._providers()
-    for number, status in enumerate(("failed", "done")):
-        with unit(world.acme) as session:
-            run = SyncRun(id=ids.new("run"), provider_id=provider, kind="full", status=status)
-            session.add(run)
-        found = health._providers().found
-        assert (found == before.found) is (number == 1), found
+def test_the_doctor_asks_each_provider_and_sees_whose_last_run_failed(web: Flask, cast: Cast) -> None:
+    with web.app_context():
+        provider = make_provider(cast.acme)
+        name = f"{cast.acme.slug}: Active Directory"
+
+        def found() -> health.Verdict:
+            return next(verdict for verdict in health.each_provider() if verdict.name == name)
+
+        assert found().ok and found().found == "reads exported files"
+        for status, ok in (("done", True), ("failed", False), ("held", True)):
+            with unit(cast.acme) as session:
+                run = SyncRun(id=ids.new("run"), provider_id=provider, kind="full", status=status)
+                run.problem = "It was cut off."
+                session.add(run)
+            verdict = found()
+            assert verdict.ok is ok and ("It was cut off." in verdict.found) is (status != "done")
 
 
 def test_keys_are_listed_and_turned(scaikey: Run, web: Flask) -> None:
@@ -211,7 +218,7 @@ def test_an_older_postgresql_is_refused_with_one_line(scaikey: Run, monkeypatch:
 def test_the_doctor_wants_the_owner_to_own_the_tables(
     scaikey: Run, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "_providers", lambda: health.Verdict("providers", True, "not asked"))
+    monkeypatch.setattr(health, "each_provider", lambda: ())
     database = sa.make_url(services.owner_database_url).database
     superuser = sa.make_url(services.superuser_database_url or "").set(database=database)
     stranger = superuser.render_as_string(hide_password=False)

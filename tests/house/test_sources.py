@@ -27,9 +27,13 @@ SPANS_TENANTS = {
 """Where `platform_scope` may be entered; everywhere else one unit of work has one tenant."""
 
 LONGEST = 450
-LONGER = {"broker/directory/apply.py": 620, "broker/migrations/versions/0001_tables.py": 800}
+LONGER = {
+    "broker/directory/apply.py": 620,
+    "broker/directory/service.py": 480,
+    "broker/migrations/versions/0001_tables.py": 800,
+}
 """Modules that were asked what second thing they do, and had none: a page of changes is one algorithm, told in one
-place; the first revision is every table."""
+place; the one writer has one face; the first revision is every table."""
 
 SMALL = 40
 """Of so many lines, a module says what it is in one."""
