@@ -63,13 +63,15 @@ def _check(config: Config, egress: Egress, name: str, password: str) -> Identity
     with opened(config, egress) as session:
         person, policy = _person(config, session, name)
         lock_out = _lock_out(session, policy) if session.root.active_directory else None
-        # Of somebody who does not exist as much is asked as of anybody, so that time and load do not tell.
-        asked = person.name if person else f"CN={secrets.token_hex(8)},{session.root.default}"
+        now = datetime.now(UTC)
+        kept_out = person and lock_out and lock_out.keeps_out(person.attributes, config.lockout_margin, now)
+        # Of who does not exist or may not try as much is asked as of anybody, so that time and load do not tell.
+        nobody = f"CN={secrets.token_hex(8)},{session.root.default}"
         at = session.server
-    if person and lock_out and lock_out.keeps_out(person.attributes, config.lockout_margin, datetime.now(UTC)):
-        raise Refused("The account is locked, or would be with one more wrong password.", "account_locked")
     with connected(config, egress, [at]) as session:
-        verdict = session.bind(asked, password)
+        verdict = session.bind(person.name if person and not kept_out else nobody, password)
+    if kept_out:
+        raise Refused("The account is locked, or would be with one more wrong password.", "account_locked")
     if person is None:
         return None
     if not verdict.ok:

@@ -6,7 +6,9 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -337,18 +339,41 @@ def test_no_transaction_is_open_while_a_directory_is_asked(acme: Stage, scripts:
     assert busy == [0, 0]
 
 
+@contextmanager
+def every_statement(stage: Stage) -> Iterator[list[str]]:
+    """The parameters of what is sent to the database."""
+    sent: list[str] = []
+
+    def keep(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        sent.append(repr(parameters))
+
+    with stage.app.app_context():
+        engines = list(db.engines.values())
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", keep)
+    try:
+        yield sent
+    finally:
+        for engine in engines:
+            sa.event.remove(engine, "before_cursor_execute", keep)
+
+
 def test_the_password_is_kept_nowhere(acme: Stage, ad: Script, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    logging.getLogger("broker").debug("what is logged is seen here")
     secret = PASSWORD + " kept nowhere"
     ad.passwords |= {"alice": secret, "carol": secret}
-    for name in ("alice", "carol"):
-        show(acme, name, secret)
-    for said in ("account_disabled", Unreachable("silence"), Misconfigured("who?")):
-        ad.says["bob"] = said
-        show(acme, "bob", secret)
-    show(acme, "nobody", secret)
+    with every_statement(acme) as sent:
+        for name in ("alice", "carol"):
+            show(acme, name, secret)
+        for said in ("account_disabled", Unreachable("silence"), Misconfigured("who?")):
+            ad.says["bob"] = said
+            show(acme, "bob", secret)
+        show(acme, "nobody", secret)
     assert len(ad.asked) == 6
-    assert "kept nowhere" not in caplog.text
+    assert any("alice" in parameters for parameters in sent)
+    assert not any("kept nowhere" in parameters for parameters in sent)
+    assert "is seen here" in caplog.text and "kept nowhere" not in caplog.text
     with acme.app.app_context(), platform_scope() as session:
         tables = session.scalars(
             sa.text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
