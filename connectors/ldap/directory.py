@@ -32,7 +32,8 @@ class LiveDirectory:
 
     def records(self, keys: Sequence[str]) -> Iterator[Record | Unreadable]:
         with opened(self.config, self.egress) as session:
-            yield from Reader(session, scope_of(self.config, session), self.config.page_size).again(keys)
+            reader = Reader(session, scope_of(self.config, session), self.config.page_size)
+            yield from (change for _, change in reader.again(keys))
 
     def check_password(self, name: str, password: str) -> Identity | None:
         return passwords.check(self.config, self.egress, name, password)

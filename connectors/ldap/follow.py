@@ -26,7 +26,7 @@ from connectors.ldap.reading import Reader
 from connectors.ldap.scope import Scope, batches, key_of, scope_of, value
 from connectors.ldap.session import DIRSYNC, Session, opened
 from connectors.ldap.wire import Answer, Entry
-from connectors.port import Change, CursorExpired, Gone, Members, Misconfigured, Page, Record, Ref, Refused
+from connectors.port import Change, CursorExpired, Gone, Members, Misconfigured, Page, Ref, Refused
 
 OVERLAP = timedelta(minutes=5)
 """Times of modification have whole seconds and the server's own clock: what is this old is read once more."""
@@ -217,11 +217,8 @@ def _told(reader: Reader, found: Found) -> Iterator[Change]:
     keys = [key for key in found.again if key not in found.gone]
     missing = dict.fromkeys(keys)
     for batch in batches(keys):
-        for change in reader.again(batch):
-            if isinstance(change, Record):
-                missing.pop(change.key, None)
-            else:
-                missing.pop(_unread(reader, change.position), None)
+        for key, change in reader.again(batch):
+            missing.pop(key, None)
             yield change
     groups = [key for key in found.members if key not in found.again and key not in found.gone]
     for batch in batches(groups):
@@ -234,12 +231,6 @@ def _told(reader: Reader, found: Found) -> Iterator[Change]:
                 missing[key] = None
     for key in (*found.gone, *missing):
         yield Gone(key)
-
-
-def _unread(reader: Reader, name: str) -> str:
-    """The key of an entry that could not be read: it is there, whatever is wrong with it."""
-    entry = reader.session.entry(name, [reader.scope.key])
-    return (key_of(entry, reader.scope.key) if entry else None) or ""
 
 
 def _descend(reader: Reader, found: Found) -> None:

@@ -31,12 +31,12 @@ class Reader:
             for page in self.pages(base, self.scope.filter, self.scope.attributes):
                 yield [self.change(entry) for entry in page]
 
-    def again(self, keys: Sequence[str], filter: str = "") -> Iterator[Record | Unreadable]:
-        """Those of these entries that are in scope now."""
-        for entry in self.found(keys, filter or self.scope.filter, self.scope.attributes):
+    def again(self, keys: Sequence[str]) -> Iterator[tuple[str, Record | Unreadable]]:
+        """Those of these entries that are in scope now, each with its key."""
+        for entry in self.found(keys, self.scope.filter, self.scope.attributes):
             change = self.change(entry)
             if not isinstance(change, Gone):
-                yield change
+                yield self.scope.key_of(entry) or "", change
 
     def found(self, keys: Sequence[str], filter: str, attributes: Sequence[str]) -> Iterator[Entry]:
         for batch in batches([key for key in keys if _is_key(key)]):

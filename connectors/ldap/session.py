@@ -29,10 +29,15 @@ from connectors.port import Misconfigured, Refused, Unreachable
 PAGED = "1.2.840.113556.1.4.319"
 DIRSYNC = "1.2.840.113556.1.4.841"
 PORTS = frozenset({389, 636, 3268, 3269})
+LONGEST_CONNECT = 10.0
+"""Seconds until the next server has its turn."""
+SHUNNED = 60.0
+"""Seconds for which a server that did not answer is tried after the others, so that not everybody waits for it."""
 
 _ACTIVE_DIRECTORY = "1.2.840.113556.1.4.800"
 _BUSY = frozenset({"busy", "unavailable", "timeLimitExceeded"})
 _CUT = frozenset({"sizeLimitExceeded", "adminLimitExceeded"})
+_ABSENT = frozenset({"noSuchObject", "insufficientAccessRights", "invalidDNSyntax"})
 _DATA = re.compile(r"\bdata ([0-9a-f]{3,4})\b").search
 
 REASONS = {
@@ -48,6 +53,9 @@ REASONS = {
     "775": ("account_locked", "the account is locked after too many wrong passwords"),
 }
 """What Active Directory means by the number in its refusal of a bind: a code of `PASSWORD_REFUSALS`, and a sentence."""
+
+
+_silent: dict[tuple[Server, str], float] = {}
 
 
 class Verdict(NamedTuple):
@@ -118,7 +126,7 @@ class Session:
         try:
             found = self.search(base, "(objectClass=*)", attributes, BASE, controls).entries
         except Refused as error:
-            if error.code in ("noSuchObject", "insufficientAccessRights"):
+            if error.code in _ABSENT:
                 return None
             raise
         return found[0] if found else None
@@ -198,11 +206,15 @@ def opened(config: Config, egress: Egress) -> Session:
 def connected(config: Config, egress: Egress, servers: Sequence[Server] = ()) -> Session:
     """A connection inside TLS that nobody has used yet, to the first server that answers."""
     failures: list[OutboundError] = []
-    for at in servers or map(server, config.servers):
+    candidates = servers or [server(url) for url in config.servers]
+    for at in sorted(candidates, key=lambda at: _silent.get((at, config.ca_certificates), 0.0) > time.monotonic()):
         try:
             return _connect(at, config, egress)
         except OutboundError as error:
             failures.append(error)
+            if len(_silent) > 1000:
+                _silent.clear()
+            _silent[at, config.ca_certificates] = time.monotonic() + SHUNNED
     text = "; ".join(str(failure) for failure in failures) + "."
     if all(isinstance(failure, Blocked) for failure in failures):
         raise Misconfigured(text, {"servers": text})
@@ -211,7 +223,8 @@ def connected(config: Config, egress: Egress, servers: Sequence[Server] = ()) ->
 
 def _connect(at: Server, config: Config, egress: Egress) -> Session:
     deadline = time.monotonic() + config.timeout
-    raw = egress.connect(at.host, at.port, plaintext=False, deadline=deadline, timeout=config.timeout, ports=PORTS)
+    patience = min(config.timeout, LONGEST_CONNECT)
+    raw = egress.connect(at.host, at.port, plaintext=False, deadline=deadline, timeout=patience, ports=PORTS)
     wire = Wire(raw, config.timeout)
     try:
         if not at.tls:
