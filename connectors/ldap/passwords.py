@@ -49,7 +49,8 @@ class LockOut:
 
 def check(config: Config, egress: Egress, name: str, password: str) -> Identity | None:
     """As the port has it."""
-    if not name.strip() or len(name) > LONGEST or not password:
+    if not name.strip() or len(name) > LONGEST or not name.isprintable() or not password:
+        # Some servers end a name at a NUL: what follows it would be ours alone.
         return None
     try:
         return _check(config, egress, name.strip(), password)
