@@ -224,6 +224,7 @@ class SyncStateShape(Shape):
     class Meta(Shape.Meta):
         model = IdentityProvider
 
+    provider_id = fields.String(attribute="id", dump_only=True)
     next_at = Instant(attribute="due_at", dump_only=True)
     next_full_at = Instant(attribute="full_due_at", dump_only=True)
     last_good_at = Instant(attribute="succeeded_at", dump_only=True)

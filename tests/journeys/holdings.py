@@ -302,7 +302,8 @@ def furnish(holding: Holding) -> dict[str, str]:
 
 
 def _history(holding: Holding, things: Mapping[str, str]) -> dict[str, str]:
-    """What the house itself writes: two held runs with their skips and removals, what a target is owed and has."""
+    """What the house itself writes: two held runs with their skips and removals, one that waits, what a target is owed
+    and has."""
     mark, tenant = holding.mark, {"tenant_id": holding.tenant_id}
     runs = ids.new("run"), ids.new("run")
     with directory_writes(), platform_scope() as session:
@@ -322,10 +323,13 @@ def _history(holding: Holding, things: Mapping[str, str]) -> dict[str, str]:
         session.add(LinkRecord(**tenant, link_no=link.no, record=mark.encode()))
         for run in runs:
             numbers = {"kind": "full", "status": "held", "held_removals": 1, "skipped": 1}
-            words = {"source": mark, "hold_reason": mark, "problem": mark, "plan": [mark], "requested_by": mark}
+            words = {"hold_reason": mark, "problem": mark, "plan": [mark], "requested_by": mark}
             session.add(SyncRun(**tenant, id=run, provider_id=things["provider"], **numbers, **words))
             session.flush()
             session.add(SyncSkip(**tenant, run_id=run, name=f"CN={mark}", reason="bad", detail=mark))
+        waiting = ids.new("run")
+        words = {"source": "upstream", "requested_by": mark, "started_at": sa.null()}
+        session.add(SyncRun(**tenant, id=waiting, provider_id=things["spare provider"], kind="full", **words))
         session.add(
             HeldRemoval(
                 **tenant,
@@ -340,7 +344,7 @@ def _history(holding: Holding, things: Mapping[str, str]) -> dict[str, str]:
         owed = {"target_id": things["target"], "resource_type": "User", "resource_id": things["member"]}
         session.add(Delivery(**tenant, **owed, status="held", problem=mark))
         session.add(TargetResource(**tenant, **owed, remote_id=mark, state="present", problem=mark))
-    return {"run": runs[0], "second run": runs[1]}
+    return {"run": runs[0], "second run": runs[1], "waiting run": waiting}
 
 
 def _share(realm: Realm) -> None:

@@ -112,6 +112,7 @@ BODIES: dict[tuple[str, str], Body] = {
     ("PATCH", "/service-accounts/<account_id>"): Body(lambda o: {"enabled": False}),
     ("POST", "/service-accounts/<account_id>/secrets"): Body(lambda o: {"overlap": 60}),
     ("POST", "/sync-runs/<run_id>/approve"): NONE,
+    ("POST", "/sync-runs/<run_id>/cancel"): NONE,
     ("POST", "/sync-runs/<run_id>/reject"): NONE,
     ("POST", "/tenants"): Body(
         lambda o: {"name": "New", "slug": "new-" + ids.new("tnt")[-8:], "partner_id": o["partner"]}, foreign=True

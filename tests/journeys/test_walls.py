@@ -212,6 +212,8 @@ class Rightful:
             path |= {"application": path["spare application"], "provider": path["spare provider"]}
         if rule.endswith("/reject"):
             path["run"] = path["second run"]
+        if rule.endswith("/cancel"):
+            path["run"] = path["waiting run"]
         query = f"confirm={used.slug}" if (template.method, rule) == ("DELETE", "/tenants/<tenant_id>") else ""
         if rule == "/sessions":
             query = f"user_id={used['user']}"
