@@ -26,7 +26,7 @@ from connectors.ldap.reading import Reader
 from connectors.ldap.scope import Scope, batches, key_of, scope_of, value
 from connectors.ldap.session import DIRSYNC, Session, opened
 from connectors.ldap.wire import Answer, Entry
-from connectors.port import Change, CursorExpired, Gone, Members, Misconfigured, Page, Ref, Refused
+from connectors.port import Change, CursorExpired, Gone, Members, Misconfigured, Page, Record, Ref, Refused
 
 OVERLAP = timedelta(minutes=5)
 """Times of modification have whole seconds and the server's own clock: what is this old is read once more."""
@@ -40,6 +40,10 @@ _JOINED, _LEFT = "member;range=1-1", "member;range=0-0"
 _EXTENDED = re.compile(rb"(?:<(?:GUID=(?P<guid>[0-9a-fA-F-]+)|[^>]*)>;)*(?P<dn>.*)", re.DOTALL).fullmatch
 
 
+Mention = tuple[str, Ref]
+"""A member's key, empty where it is not told, and its name."""
+
+
 @dataclass
 class Found:
     """Keys of what changed. Everything here is bounded by the number of changes, never by the size of a group."""
@@ -48,7 +52,7 @@ class Found:
     renamed: dict[str, None] = field(default_factory=dict)
     """Those whose name changed, and with it perhaps the names of everything below them."""
     gone: dict[str, None] = field(default_factory=dict)
-    members: dict[str, tuple[list[Ref], list[Ref]]] = field(default_factory=dict)
+    members: dict[str, tuple[list[Mention], list[Mention]]] = field(default_factory=dict)
 
 
 def begin(config: Config, session: Session, scope: Scope) -> Cursor:
@@ -135,15 +139,15 @@ def _sort(entry: Entry, scope: Scope, found: Found) -> None:
         # Whoever joined or left the group that people have to belong to may be wanted now, or not any more.
         found.again.update(dict.fromkeys(member for member, _ in (*joined, *left) if member))
     if changed <= {_JOINED, _LEFT}:
-        found.members[key] = ([ref for _, ref in joined], [ref for _, ref in left])
+        found.members[key] = (joined, left)
         return
     found.again[key] = None
     if "name" in changed:
         found.renamed[key] = None
 
 
-def _mentioned(member: bytes) -> tuple[str, Ref]:
-    """A member as DirSync names it: its key, and its name as the directory has it today."""
+def _mentioned(member: bytes) -> Mention:
+    """A member as DirSync names it: by its key and a name, of who left perhaps the one it had then."""
     parts = _EXTENDED(member)
     key, name = (parts["guid"] or b"", parts["dn"]) if parts else (b"", member)
     raw = name.decode("utf-8", "replace")
@@ -216,17 +220,20 @@ def _told(reader: Reader, found: Found) -> Iterator[Change]:
     _descend(reader, found)
     keys = [key for key in found.again if key not in found.gone]
     missing = dict.fromkeys(keys)
+    today: dict[str, Ref] = {}
     for batch in batches(keys):
         for key, change in reader.again(batch):
             missing.pop(key, None)
+            if isinstance(change, Record):
+                today[key] = Ref(change.ref, change.name)
             yield change
     groups = [key for key in found.members if key not in found.again and key not in found.gone]
     for batch in batches(groups):
         there = {key_of(entry, scope.key) for entry in reader.found(batch, scope.groups, [scope.key])}
         for key in batch:
             if key in there:
-                joined, left = found.members[key]
-                yield Members(key, tuple(joined), tuple(left))
+                joined, left = (tuple(today.get(who, ref) for who, ref in told) for told in found.members[key])
+                yield Members(key, joined, left)
             else:
                 missing[key] = None
     for key in (*found.gone, *missing):

@@ -206,6 +206,22 @@ def test_memberships_are_told_one_by_one(active_directory: ActiveDirectory, way:
     assert change == Members(active_directory.guid(group), (), (ref,))
 
 
+def test_who_left_a_group_and_got_another_name_is_named_as_he_is_today(
+    active_directory: ActiveDirectory, unit: str
+) -> None:
+    """Samba keeps the name he left under; the record told before has renamed him by then."""
+    outer = active_directory.add_ou("outer", unit)
+    dn = active_directory.add_user(name(), outer)
+    group = active_directory.add_group(name(), [dn, active_directory.add_user(name(), unit)], unit)
+    key = active_directory.guid(dn)
+    following = follower(active_directory, "dirsync", unit)
+    active_directory.remove_member(group, dn)
+    active_directory.rename(outer, "other")
+    dn = active_directory.named(key)
+    (change,) = following.news().members
+    assert change == Members(active_directory.guid(group), (), (Ref(fold(dn), dn),))
+
+
 def test_a_member_is_known_before_its_membership_and_a_changed_group_comes_whole(
     active_directory: ActiveDirectory, unit: str
 ) -> None:
