@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -399,3 +400,82 @@ def test_the_clock_as_a_process_rings_and_ends_on_a_signal(
         eventually(lambda: [job.func_name for job in queue(valkey).jobs] == ["push"])
         started.terminate()
         assert started.wait(timeout=60) == 0
+
+
+def lane(started: subprocess.Popen[bytes]) -> psutil.Process | None:
+    """The process beside a worker's own that reads upstreams."""
+    children = psutil.Process(started.pid).children()
+    return next((one for one in children if "--lane pull" in _line_of(one)), None)
+
+
+def _line_of(one: psutil.Process) -> str:
+    try:
+        return " ".join(one.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def is_up(one: psutil.Process) -> bool:
+    try:
+        return one.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_worker_reads_upstreams_in_a_process_beside_its_own_that_comes_back_and_ends_with_it(
+    housed: Flask, valkey: redis.Redis, services: Services, settings: Config
+) -> None:
+    with process("worker", services, settings) as started:
+        eventually(lambda: lane(started) is not None)
+        first = lane(started)
+        assert first is not None
+        first.kill()
+        eventually(lambda: (found := lane(started)) is not None and found.pid != first.pid)
+        second = lane(started)
+        assert second is not None
+    eventually(lambda: not is_up(second))
+
+
+def test_the_lane_ends_when_its_worker_is_killed(
+    housed: Flask, valkey: redis.Redis, services: Services, settings: Config
+) -> None:
+    with process("worker", services, settings) as started:
+        eventually(lambda: lane(started) is not None)
+        found = lane(started)
+        assert found is not None
+        # Only a process that has come as far as Python can be asked to end.
+        eventually(lambda: bool(valkey.keys("rq:worker:*")))
+        started.kill()
+        started.wait()
+    eventually(lambda: not is_up(found), 30)
+
+
+def test_an_upstream_that_is_due_rings_its_own_lane(
+    housed: Flask, world: World, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.sync.queue.is_due", lambda: True)
+    worker.sweep()
+    worker.sweep()
+    lanes = Queue(bell.QUEUES[bell.PULL], connection=valkey, serializer=JSONSerializer)
+    assert [(job.func_name, job.timeout) for job in lanes.jobs] == [("pull", -1)]
+    assert not queue(valkey).jobs
+
+
+def test_without_a_bell_the_clock_reads_what_is_due_beside_its_own_work(
+    housed: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def work(_: Callable[[], bool]) -> None:
+        begun.set()
+        over.wait(30)
+
+    monkeypatch.setattr("broker.sync.queue.is_due", lambda: True)
+    monkeypatch.setattr(bell, "ring", lambda lane=bell.PUSH: False)
+    monkeypatch.setattr("broker.sync.work.work", work)
+    worker.sweep()
+    assert begun.wait(10)
+    before = threading.active_count()
+    worker.sweep()
+    assert threading.active_count() == before  # one pass over the queue is enough
+    over.set()
