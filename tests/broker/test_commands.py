@@ -13,10 +13,12 @@ from broker import cli
 from broker.config import Config
 from broker.db import unit
 from broker.embedded import Services
-from broker.models import SyncRun
+from broker.models import IdentityProvider, SyncRun
+from tests import scripted
 from tests.canonical_ldif import differences
 from tests.conftest import World, make_provider
 from tests.directories import Upstream, people, write
+from tests.scripted import Directory
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -146,3 +148,45 @@ def test_a_live_run_is_not_available_in_json_either(scaikey: Command, acme: Upst
     told = json.loads(out)
     assert (status, errors, told["event"]) == (2, "", "not_available")
     assert acme.provider_id in told["problem"]
+
+
+@pytest.fixture
+def followed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Upstream, Directory]:
+    """A live upstream of twelve people."""
+    directory = Directory()
+    scripted.install(monkeypatch, lambda config: directory)
+    directory.put(*(scripted.person(f"p{n:02}") for n in range(12)))
+    provider = make_provider(world.acme, config=scripted.CONFIG)
+    return Upstream(world.acme, provider, tmp_path), directory
+
+
+def test_a_live_upstream_is_read_now(scaikey: Command, followed: tuple[Upstream, Directory]):
+    acme, directory = followed
+    status, out, _ = scaikey("sync", "run", acme.provider_id, "--dry-run")
+    assert status == 0 and "created user CN=p00,DC=corp" in out and acme.present() == {}
+    status, out, _ = scaikey("sync", "run", acme.provider_id, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [line["event"] for line in lines][-1] == "done"
+    assert (lines[0]["kind"], lines[-1]["created"], acme.present()) == ("full", 12, {"User": 12})
+    status, out, _ = scaikey("sync", "run", acme.provider_id, "--json")
+    assert json.loads(out.splitlines()[-1])["read"] == 0  # only what changed
+    directory.drop(*(f"key-p{n:02}" for n in range(8)))
+    status, out, _ = scaikey("sync", "run", acme.provider_id, "--full")
+    assert status == 3 and "Nothing was taken away" in out and acme.present() == {"User": 12}
+
+
+def test_a_live_upstream_takes_no_file(scaikey: Command, followed: tuple[Upstream, Directory]):
+    acme, _ = followed
+    write(acme.file, people(1))
+    status, _, errors = scaikey("scim", "import", "--provider", acme.provider_id, acme.file)
+    assert status == 2 and "reads its directory itself" in errors
+
+
+def test_changed_settings_show_what_they_would_do(scaikey: Command, followed: tuple[Upstream, Directory]):
+    acme, _ = followed
+    assert scaikey("sync", "run", acme.provider_id)[0] == 0
+    with unit(acme.scope) as session:
+        via = session.get_one(IdentityProvider, (acme.scope.tenant_id, acme.provider_id))
+        via.config = {**scripted.CONFIG, "base_dn": "OU=Other,DC=corp"}
+    status, out, _ = scaikey("sync", "run", acme.provider_id)
+    assert status == 3 and "Nothing was changed" in out and "configuration has changed" in out
