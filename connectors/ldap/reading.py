@@ -72,8 +72,7 @@ class Reader:
         """As `ldif.Reader` gives them: text where it is UTF-8, and no attribute without a value. Raises Unfit."""
         held: dict[str, Values] = {}
         for name, values in entry.attributes.items():
-            part = entries.RANGE(name)
-            if part is not None:
+            if ";" in name and (part := entries.RANGE(name)):
                 values = [*values, *self._rest(entry, part["name"], part["high"])]
                 name = part["name"]
             if values:

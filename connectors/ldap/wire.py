@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BufferedReader
 from socket import SocketIO
 from typing import Any, NamedTuple
@@ -169,16 +170,23 @@ def _entry(raw: bytes, at: int) -> Entry:
     while at < end:
         pair, at = _contents(raw, at)
         start, stop = _contents(raw, pair)
-        name = raw[start:stop].decode("ascii", "replace")
+        name = _kept(raw[start:stop])
         start, last = _contents(raw, stop)
         values = []
         while start < last:
             start, stop = _contents(raw, start)
             values.append(raw[start:stop])
             start = stop
-        if name.partition(";")[0].lower() not in EXCLUDED:
+        if name:
             attributes[name] = values
     return Entry(raw[dn_start:dn_stop], attributes, len(raw))
+
+
+@lru_cache(maxsize=4096)  # entries share few names
+def _kept(name: bytes) -> str:
+    """An attribute's name; empty for a secret's."""
+    text = name.decode("ascii", "replace")
+    return "" if text.partition(";")[0].lower() in EXCLUDED else text
 
 
 def _result(raw: bytes, entries: list[Entry]) -> Answer:
