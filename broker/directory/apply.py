@@ -8,12 +8,14 @@ and absences are found by `removal`. Applying a page twice is silent the second 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
+from connectors import dn
 from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
 from ..endings import DISABLED, end_all_of
@@ -133,6 +135,8 @@ class PageOfChanges:
             else:
                 gone[change.key] = change
         links.mark_there(self.tenant, self.via.id, self.run_no, unreadable)
+        if self.followed and gone:
+            single_members.leave(self.tenant, self.via.id, [ref_key(key) for key in gone])
         items = self._classified(records)
         if items:
             self._decide(items)
@@ -311,6 +315,8 @@ class PageOfChanges:
         self._write_members(items, numbers)
         arrivals = [item for item in items if item.row and not item.skipped and item.arrives]
         members.arrived(self.tenant, self.via.id, [item.key for item in arrivals], self.tally)
+        if self.followed:
+            single_members.come(self.tenant, self.via.id, list(_groups_named(arrivals)), self.tally)
         self._follow_primary(items, arrivals)
         here = {ref_key(item.record.ref): (item.row.id, item.record.kind) for item in arrivals if item.row}
         references.arrived(self.tenant, self.via.id, here, self.changes)
@@ -469,6 +475,16 @@ def _silent(row: Row) -> tuple[Any, ...]:
 
 def _alias(alias: str | None) -> str | None:
     return ref_key(alias) if alias is not None else None
+
+
+def _groups_named(arrivals: Iterable[Item]) -> Iterator[tuple[str, str, str, str]]:
+    """The groups that records say they are in (`memberOf`), for `deltas.come`."""
+    for item in arrivals:
+        values = next((held for name, held in item.record.attributes.items() if name.lower() == "memberof"), ())
+        for value in values:
+            with suppress(ValueError):
+                if item.row is not None and isinstance(value, str):
+                    yield item.row.id, ref_key(item.record.ref), item.record.name, ref_key(dn.fold(value))
 
 
 def _primary(record: Record) -> str | None:

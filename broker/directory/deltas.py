@@ -1,4 +1,5 @@
-"""Memberships as a followed upstream tells of them: single additions and removals, and members who got another name.
+"""Memberships as a followed upstream tells of them: single additions and removals, members who got another name, who
+leave altogether and who come back.
 
 Each costs what it is, whatever the size of the group. Whole lists are `members`'.
 """
@@ -55,6 +56,48 @@ _NAME = sa.text("""
     WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.member_id = u.id
       AND m.member_key = chr(1) || m.no
 """)
+_LEAVE = sa.text("""
+    WITH leaving AS (
+        UPDATE memberships m SET member_key = chr(1) || m.no FROM links l
+        WHERE l.tenant_id = :tenant AND l.provider_id = :via AND l.key = ANY(CAST(:keys AS text[]))
+          AND l.gone_at IS NULL AND m.tenant_id = :tenant AND m.member_id = l.resource_id AND m.via = :via
+          AND m.kind = 'member'
+        RETURNING m.group_id)
+    UPDATE links g SET digest = '' FROM (SELECT DISTINCT group_id FROM leaving) left_
+    WHERE g.tenant_id = :tenant AND g.provider_id = :via AND g.resource_id = left_.group_id
+""")
+"""Lists are not what was read any more: read again, they are news, even where they say the same as they did then."""
+_COME = sa.text("""
+    INSERT INTO memberships (tenant_id, group_id, member_id, member_key, raw, ordinal, via, kind)
+    SELECT :tenant, g.resource_id, u.id, u.key, u.raw, last.ordinal + 1, :via, 'member'
+    FROM unnest(CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:raws AS text[]), CAST(:groups AS text[]))
+         AS u(id, key, raw, group_ref)
+    JOIN links g ON g.ref = u.group_ref AND g.tenant_id = :tenant AND g.provider_id = :via AND g.kind = 'group'
+      AND g.gone_at IS NULL AND g.skipped IS NULL AND g.resource_id IS NOT NULL
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(ordinal), -1) AS ordinal FROM memberships m
+        WHERE m.tenant_id = :tenant AND m.group_id = g.resource_id AND m.via = :via AND m.kind = 'member') last
+    WHERE NOT EXISTS (
+        SELECT 1 FROM memberships m WHERE m.tenant_id = :tenant AND m.group_id = g.resource_id AND m.via = :via
+          AND m.kind = 'member' AND m.member_id = u.id)
+    ON CONFLICT (tenant_id, group_id, via, kind, member_key) DO NOTHING RETURNING group_id, member_id
+""")
+
+
+def leave(tenant: str, via: str, keys: Sequence[str]) -> None:
+    """Those with these upstream keys are gone there, though perhaps not yet here, and lists that are not read again
+    still know them: by names that may be somebody else's by now, who must not take their places. See `members.forget`.
+    """
+    db.session().execute(_LEAVE, arrays({"tenant": tenant, "via": via, "keys": list(keys)}))
+
+
+def come(tenant: str, via: str, arrivals: Sequence[tuple[str, str, str, str]], tally: Tally) -> None:
+    """People and groups who are new here, or here again, `(id, key, name, key of a group)`: they are in the groups that
+    they themselves name, of which nothing else may be told."""
+    if arrivals:
+        ids, keys, raws, groups = (list(column) for column in zip(*arrivals, strict=True))
+        values = {"tenant": tenant, "via": via, "ids": ids, "keys": keys, "raws": raws, "groups": groups}
+        tally.gain(db.session().execute(_COME, arrays(values)))
 
 
 def rename(tenant: str, via: str, renamed: Sequence[tuple[str, str, str, str]]) -> None:

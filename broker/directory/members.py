@@ -291,7 +291,8 @@ def correct(tenant: str, via: str, run_no: int, tally: Tally) -> None:
 _FORGET = sa.text("""
     WITH dropped AS (
         DELETE FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(CAST(:ids AS text[]))
-          AND group_id <> ALL(CAST(:ids AS text[])) AND (via IS NULL OR kind <> 'member')
+          AND group_id <> ALL(CAST(:ids AS text[]))
+          AND (via IS NULL OR kind <> 'member' OR starts_with(member_key, chr(1)))
         RETURNING group_id, member_id, CAST(NULL AS text)),
     named AS (
         SELECT m.no, m.member_id AS was, (
@@ -301,7 +302,8 @@ _FORGET = sa.text("""
             ORDER BY l.seen_run DESC, l.resource_id DESC LIMIT 1) AS now
         FROM memberships m
         WHERE m.tenant_id = :tenant AND m.member_id = ANY(CAST(:ids AS text[]))
-          AND m.group_id <> ALL(CAST(:ids AS text[])) AND m.via IS NOT NULL AND m.kind = 'member'),
+          AND m.group_id <> ALL(CAST(:ids AS text[])) AND m.via IS NOT NULL AND m.kind = 'member'
+          AND NOT starts_with(m.member_key, chr(1))),
     waiting AS (
         UPDATE memberships m SET member_id = named.now FROM named WHERE m.tenant_id = :tenant AND m.no = named.no
         RETURNING m.group_id, named.was, named.now),
@@ -315,7 +317,7 @@ def forget(tenant: str, ids: Sequence[str], tally: Tally) -> None:
     """These resources are removed: they leave their groups, and groups among them lose their members.
 
     What an upstream's member list still names goes back to waiting, so that a revived person is in again; or to
-    whoever has that name in the upstream by now.
+    whoever has that name in the upstream by now. Lists that name who is gone are not believed: see `deltas.leave`.
     """
     found = db.session().execute(_FORGET, arrays({"tenant": tenant, "ids": list(ids)})).all()
     tally.lose((group, was) for group, was, _ in found)

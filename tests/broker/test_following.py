@@ -468,3 +468,39 @@ def test_the_scripted_upstream_is_found_by_its_configuration(monkeypatch: pytest
     config = kinds.config_from("ldap", CONFIG)
     assert kinds.is_live("ldap", config) and not kinds.is_live("ldap", kinds.config_from("ldap", {}))
     assert kinds.live_feed("ldap", config, Egress()) == Feed(directory)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("whole", [False, True], ids=["told as a change", "told as a list"])
+def test_an_account_made_again_under_its_old_name_is_in_none_of_the_old_ones_groups(
+    thirty: Acme, later: bool, whole: bool
+) -> None:
+    """The directory let go of the old one's memberships without a word about the group."""
+    thirty.directory.put(group("team", "p03", "p04"))
+    thirty.run()
+    thirty.directory.drop("key-p03")
+    if later:
+        thirty.run()
+        assert thirty.members("team") == {"p04"}
+    again = person("p03")
+    thirty.directory.put(Record("key-again", "user", again.name, again.ref, again.attributes))
+    thirty.run()
+    assert "p03" in thirty.people() and thirty.members("team") == {"p04"}
+    rejoined = group("team", "p03", "p04") if whole else Members("key-team", add=(ref("p03"),))
+    thirty.directory.history.append(rejoined)
+    thirty.run()
+    assert thirty.members("team") == {"p03", "p04"}
+
+
+def test_who_comes_back_is_in_the_groups_the_record_names(thirty: Acme) -> None:
+    """Whoever left what is read, and is moved into it again, was in his groups all the time."""
+    thirty.directory.put(group("team", "p03", "p04"), group("crew", "p03"))
+    thirty.run()
+    old = thirty.directory.records["key-p03"]
+    thirty.directory.drop("key-p03")
+    thirty.run()
+    assert (thirty.members("team"), thirty.members("crew")) == ({"p04"}, set())
+    moved = {**old.attributes, "memberOf": ["CN=team,DC=corp", "CN=elsewhere,DC=corp"]}
+    thirty.directory.put(Record(old.key, "user", "CN=p03,OU=new,DC=corp", "cn=p03,ou=new,dc=corp", moved))
+    thirty.run()
+    assert (thirty.members("team"), thirty.members("crew")) == ({"p03", "p04"}, set())
