@@ -169,8 +169,20 @@ class Installation:
         return {keeper.pid, *(one.pid for one in _children(keeper.pid, recursive=True))} if keeper else set()
 
     def valkey(self) -> psutil.Process | None:
+        return self._server("valkey-server")
+
+    def postgres(self) -> psutil.Process | None:
+        return self._server("postgres")
+
+    def postgres_backend(self) -> psutil.Process | None:
+        """One of those that serve us; when it is killed, PostgreSQL ends all of them and recovers."""
+        postgres = self.postgres()
+        found = _children(postgres.pid) if postgres else []
+        return next((one for one in found if "postgres: scaikey_app " in " ".join(_words(one))), None)
+
+    def _server(self, name: str) -> psutil.Process | None:
         keeper = self.keeper()
-        return next((one for one in _children(keeper.pid) if one.name() == "valkey-server"), None) if keeper else None
+        return next((one for one in _children(keeper.pid) if one.name() == name), None) if keeper else None
 
     def empty_valkey(self, process: psutil.Process) -> None:
         """Kill it and take its data away: it comes back with an empty store."""
