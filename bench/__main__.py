@@ -1,12 +1,18 @@
-"""`python -m bench [imports] [scim] [tokens]`: run by hand, on a quiet machine; both sides interleaved in one go."""
+"""`python -m bench [imports] [scim] [tokens] [sync] [fairness]`: by hand, on a quiet machine; sides interleaved."""
 
 from __future__ import annotations
 
 import sys
 
-from . import imports, scim, tokens
+from . import fairness, imports, scim, sync, tokens
 
-BENCHES = {"imports": imports.main, "scim": scim.main, "tokens": tokens.main}
+BENCHES = {
+    "imports": imports.main,
+    "scim": scim.main,
+    "tokens": tokens.main,
+    "sync": sync.main,
+    "fairness": fairness.main,
+}
 
 
 def main(wanted: list[str]) -> int:

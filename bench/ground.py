@@ -16,7 +16,7 @@ from flask import Flask
 from rich.console import Console
 from rich.table import Table
 
-from broker import config, embedded, ids, migrations
+from broker import config, embedded, ids, migrations, running
 from broker.context import Scope
 from broker.db import connect, platform_scope
 from broker.models import IdentityProvider, Partner, Tenant
@@ -29,20 +29,21 @@ def servers() -> Iterator[tuple[Flask, Path]]:
     """A migrated installation with durability on, in a temporary data directory."""
     folder = Path(tempfile.mkdtemp(prefix="scaikey-bench-"))
     settings = config.load({"SCAIKEY_DATA_DIR": str(folder), "SCAIKEY_ALLOW_HTTP_LOOPBACK": "1"})
-    running = embedded.start(settings)
+    services = embedded.start(settings)
     try:
-        migrations.upgrade(running.owner_database_url)
+        migrations.upgrade(services.owner_database_url)
         app = Flask("bench")
+        running.install(app, services.configure(settings))
         connect(
             app,
-            url=running.database_url,
-            platform_url=running.platform_database_url,
+            url=services.database_url,
+            platform_url=services.platform_database_url,
             statement_timeout_ms=600_000,
         )
         with app.app_context():
             yield app, folder
     finally:
-        running.stop()
+        services.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

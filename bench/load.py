@@ -124,6 +124,50 @@ def rate(
     return sum(done) / (time.perf_counter() - started)
 
 
+def waits(
+    server: Server,
+    requests: Iterable[bytes],
+    *,
+    expect: Sequence[int],
+    a_second: float,
+    connections: int,
+    over: Callable[[], bool],
+) -> list[float]:
+    """Seconds to each answer at a steady pace until it is `over`, counted from when the request was due: who is kept
+    waiting by an earlier answer waits, too."""
+    source = iter(requests)
+    lock = threading.Lock()
+    found: list[float] = []
+    problems: list[str] = []
+    began = time.perf_counter()
+    due = itertools.count()
+
+    def work() -> None:
+        connection = Connection(server.port)
+        try:
+            while not over() and not problems:
+                with lock:
+                    request, moment = next(source), began + next(due) / a_second
+                time.sleep(max(moment - time.perf_counter(), 0))
+                status, body = connection.ask(request)
+                found.append(time.perf_counter() - moment)
+                if status not in expect:
+                    problems.append(f"{server.name} answered {status}: {body[:300]!r}")
+        except OSError as error:
+            problems.append(f"{server.name}: {error}")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise AssertionError(problems[0])
+    return found
+
+
 def cycle(make: Callable[[int], bytes], count: int) -> Iterator[bytes]:
     """The same prepared requests again and again."""
     return itertools.cycle([make(index) for index in range(count)])
