@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from pathlib import Path
 import click
 import pytest
 
-from broker import attributes, config
+from broker import attributes, config, health, schedule
 from broker.cli import cli
-from connectors.ldap import EXCLUDED
+from broker.settings import SETTINGS
+from connectors import kinds
+from connectors.ldap import EXCLUDED, diagnosis
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+LIVE = "docs/connectors/active-directory.md"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 
@@ -45,7 +49,12 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "heading"), [("docs/lossless.md", "What is left out"), ("docs/connectors/ldif.md", "What is never read")]
+    ("path", "heading"),
+    [
+        ("docs/lossless.md", "What is left out"),
+        ("docs/connectors/ldif.md", "What is never read"),
+        (LIVE, "What is never read"),
+    ],
 )
 def test_the_excluded_secrets_are_listed_in_full(path: str, heading: str) -> None:
     text = section(path, heading)
@@ -57,6 +66,51 @@ def test_the_quiet_attributes_are_listed_in_full() -> None:
     text = section("docs/lossless.md", "Quiet attributes")
     listed = next(part for part in text.split("\n\n") if part.startswith("`"))
     assert set(re.findall(r"`(\w+)`", listed.lower())) == attributes.QUIET
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The lines of a table, by what their first cell names in code."""
+    cells = (re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in text.splitlines() if line.startswith("| `"))
+    return {first.strip("` "): rest for first, *rest in cells}
+
+
+def test_every_setting_of_a_directory_is_explained_with_what_holds_unless_it_is_given() -> None:
+    explained = rows(section(LIVE, "Settings"))
+    settings = {setting.name: setting for setting in kinds.describe("ldap")}
+    assert explained.keys() == settings.keys()
+    for name, (default, meaning) in explained.items():
+        if settings[name].default not in ("", []):
+            assert default.strip("`") == str(settings[name].default)
+        assert set(settings[name].choices) <= {text for text in re.findall(r"`([^`]+)`", default + meaning)}, name
+    named = set(re.findall(r"`(\w+)`", section(LIVE, "Settings").rpartition("|")[2].partition(" say who is read")[0]))
+    assert named == {name for name, setting in settings.items() if setting.selects}
+
+
+def test_the_steps_of_a_directorys_diagnosis_are_explained_in_their_order() -> None:
+    taken = re.findall(r'Step\(\s*"(\w+)"', Path(diagnosis.__file__).read_text())
+    assert list(rows(section(LIVE, "What the diagnosis says"))) == ["settings", *dict.fromkeys(taken)]
+
+
+def test_what_can_go_wrong_with_a_directory_is_quoted_as_it_is_said() -> None:
+    said = "".join(path.read_text() for path in (ROOT / "connectors").rglob("*.py"))
+    quoted = re.findall(
+        r'"([^"]+)"', "".join(re.findall(r"^\| (.*?) \|", section(LIVE, "What goes wrong"), re.MULTILINE))
+    )
+    assert len(quoted) > 15 and [text for text in quoted if text not in said] == []
+
+
+def test_schedules_and_limits_are_what_holds_unless_they_are_given() -> None:
+    text = (ROOT / "docs/sync.md").read_text()
+    schedules = {name: rest[0].strip("`") for name, rest in rows(text).items() if name in schedule.DEFAULT}
+    assert schedules == {name: str(value).lower() for name, value in schedule.DEFAULT.items()}
+    for name in ("sync_runs_at_once", "sync_runs_per_tenant"):
+        assert rows(text)[name][0] == str(SETTINGS[name].default)
+
+
+def test_every_metric_is_explained() -> None:
+    given = set(re.findall(r'[("\' ](scaikey_[a-z_]+)["{ ]', inspect.getsource(health._lines)))
+    explained = set(re.findall(r"`(scaikey_\w+)", section("docs/operations.md", "Health")))
+    assert explained == given
 
 
 def test_every_environment_variable_is_explained() -> None:
