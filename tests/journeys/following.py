@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from broker import sync
 from broker.context import Scope
 from broker.db import unit
-from broker.models import Event, Resource, SyncRun, SyncSkip
+from broker.models import Event, IdentityProvider, Resource, SyncRun, SyncSkip
 from broker.registry import applications, targets
 from broker.sync import Order
 from connectors import kinds
@@ -71,6 +71,11 @@ class Following:
             run = session.get_one(SyncRun, (self.scope.tenant_id, run_id))
             session.expunge(run)
             return run
+
+    def guard(self, limits: Mapping[str, int]) -> None:
+        """From now on the provider has a removal guard of its own."""
+        with unit(self.scope) as session:
+            session.get_one(IdentityProvider, (self.scope.tenant_id, self.provider_id)).removal_guard = dict(limits)
 
     def skips(self, run: SyncRun) -> list[tuple[str | None, str]]:
         with unit(self.scope) as session:
