@@ -21,8 +21,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## start everything and play the main job; Ctrl-C stops it
-	$(BIN)/python -m demo
+demo: $(READY) ## start everything and play the main job; Ctrl-C stops it (AD=live: against a live Active Directory)
+	AD=$(AD) $(BIN)/python -m demo
 
 test: $(READY) ## the everyday suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -1,6 +1,6 @@
 """`python -m demo`: plays the story, prints how to look around, and stays up until Ctrl-C; `DEMO=once` ends with it.
 
-The scenes are `story`'s, the machinery behind them `stage`'s.
+The scenes are `story`'s, with `AD=live` those of `following`, the machinery behind them `stage`'s.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from rich.markup import escape
 
 from .asking import Unexpected
-from .signing_in import VISITOR, SigningIn
+from .play import Play
 from .stage import PREFERRED_PORT, CannotPlay, Stage, set_up, shown
 from .story import Story
 from .telling import Telling
@@ -24,9 +26,11 @@ def main() -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, _interrupt)
     try:
-        with set_up() as stage:
+        with ExitStack() as held:
+            tells = _chosen(held, telling)
+            stage = held.enter_context(set_up())
             try:
-                return _show(stage, telling)
+                return _show(stage, telling, tells)
             finally:
                 _ignore_signals()
     except CannotPlay as error:
@@ -37,12 +41,26 @@ def main() -> int:
         return 130
 
 
-def _show(stage: Stage, telling: Telling) -> int:
+def _chosen(held: ExitStack, telling: Telling) -> Callable[[Stage], Play]:
+    """The story `AD` asks for; what it needs is there until `held` is left. Raises CannotPlay."""
+    wanted = os.environ.get("AD", "")
+    if wanted not in ("", "live"):
+        raise CannotPlay(f"AD is {wanted!r}; it can be live, or nothing for the story of an export")
+    if not wanted:
+        return lambda stage: Story(stage, telling)
+    # What the live story needs besides the demo is loaded for nobody else.
+    from .following import Following, live_directory
+
+    directory = held.enter_context(live_directory(telling))
+    return lambda stage: Following(stage, telling, directory)
+
+
+def _show(stage: Stage, telling: Telling, tells: Callable[[Stage], Play]) -> int:
     begun = time.monotonic()
     if stage.port != PREFERRED_PORT:
         telling.say(f"[yellow]Port {PREFERRED_PORT} is taken; this demo uses {stage.port}.[/]")
     try:
-        story = Story(stage, telling)
+        story = tells(stage)
         story.play()
     except Unexpected:
         telling.say(f"[red]The story cannot go on.[/] The logs are in {shown(stage.path)}.")
@@ -53,17 +71,17 @@ def _show(stage: Stage, telling: Telling) -> int:
     )
     telling.say(f"\n{telling.steps} steps in {seconds:.0f} s: {verdict}.")
     if os.environ.get("DEMO") != "once":
-        _tell_around(stage, telling, story.signing_in)
+        _tell_around(stage, telling, story)
         _stay(stage, telling)
     return 1 if telling.failed else 0
 
 
-def _tell_around(stage: Stage, telling: Telling, signing_in: SigningIn) -> None:
+def _tell_around(stage: Stage, telling: Telling, story: Play) -> None:
     pat = shown(stage.pat_file)
     lines = (
         ("API reference", f"{stage.base_url}/docs"),
         ("Admin API", f"{stage.base_url}/api/v1"),
-        ("The Intranet", f"http://localhost:{signing_in.port} – be {VISITOR} at acme's identity provider"),
+        *story.around(),
         ("Its launcher", f"{stage.base_url}/t/acme/apps"),
         ("SCIM of acme", f"{stage.base_url}/scim/v2/acme"),
         ("SCIM of globex", f"{stage.base_url}/scim/v2/globex"),

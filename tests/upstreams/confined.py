@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+from typing import Any
 
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
 PR_SET_PDEATHSIG = 1
@@ -82,9 +83,9 @@ async def keep(doors: dict[socket.socket, int], program: subprocess.Popen[bytes]
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.add_reader(os.pidfd_open(program.pid), over.set)
-    loop.add_reader(sys.stdin, lambda: os.read(0, 4096) or over.set())
-    ended = asyncio.ensure_future(over.wait())
-    up = asyncio.gather(*(answers(port) for port in doors.values()))
+    loop.add_reader(sys.stdin, lambda: None if os.read(0, 4096) else over.set())
+    ended: asyncio.Future[Any] = asyncio.ensure_future(over.wait())
+    up: asyncio.Future[Any] = asyncio.gather(*(answers(port) for port in doors.values()))
     await asyncio.wait({ended, up}, return_when=asyncio.FIRST_COMPLETED)
     if over.is_set():
         up.cancel()

@@ -28,7 +28,7 @@ def issue(folder: Path, *names: str) -> Certificate:
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    alternatives = [x509.DNSName(name) for name in (*names, "localhost")]
+    alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in (*names, "localhost")]
     alternatives.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     own = _certificate(authority, authority, authority_key.public_key(), signs=True).sign(
         authority_key, hashes.SHA256()
