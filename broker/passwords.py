@@ -37,14 +37,16 @@ FREE_FAILURES = 5
 """Of one account, before each next one costs a delay: 1, 2, 4 … seconds."""
 LONGEST_DELAY = 60
 FAILURES_A_DAY = 100
-"""Of one account, then it rests until the day is over. Whoever signs in at an upstream is not held up."""
+"""Of one account, then it rests until the day is over. Whoever signs in at an upstream, or with a directory's password,
+is not held up."""
 FAILURES_A_MINUTE = 30
 """From one address (the /64 of an IPv6 one)."""
 ALARMING_FAILURES = 200
 """Of one tenant within an hour: an event tells its administrators, once an hour."""
 FAILURES_ELSEWHERE = 4
-"""Of one account that a directory is asked about, then it is asked no more until there was none for `REST_ELSEWHERE`:
-directories lock accounts, many after five, and nobody shall lock another's by guessing here."""
+"""Of one name, and of one account whatever it is called, that a directory is asked about; then it is asked no more
+until there was none for `REST_ELSEWHERE`: directories lock accounts, many after five, and nobody shall lock another's
+by guessing here."""
 REST_ELSEWHERE = timedelta(minutes=15)
 SLOT_WAIT = 3.0
 """Seconds a hash may wait for its turn."""
@@ -140,7 +142,11 @@ class _Claim(NamedTuple):
 
 _NOBODY = _Claim(None, None, False)
 
-Elsewhere = Callable[[], bool | None]
+MayTry = Callable[[str], bool]
+"""Whether one more password may be tried at somebody's account elsewhere, by the account's own key. Counts the try:
+whatever somebody calls himself, his account there has one count."""
+
+Elsewhere = Callable[[MayTry], bool | None]
 """Whether somebody else takes the password, or None when he did not say."""
 
 
@@ -157,54 +163,39 @@ def check(
     Without a scope the name is of a tenant that does not exist: the same is done, and the answer is no. Every try
     counts as a failure before it is made, so that parallel ones are no more than others, and is taken back when it was
     right. `device`: a browser in which the account signed in before; whoever guesses elsewhere does not hold it up.
-    `elsewhere` is asked when it is no password of ours; the verdict is nobody's then, and the counts are as it says.
+    `elsewhere` is asked when it is no password of ours, and while our own account has to wait, which holds nobody up
+    who signs in there; the verdict is nobody's then. That he says nothing takes back what was counted of him, not what
+    was counted here: the password was a wrong one of ours, whether or not the name has one.
     Raises ServiceUnavailable when too many wait.
     """
     place = scope or _nowhere()
     name = fold(username.strip()[:500]).replace("\x00", "\ufffd")
-    whose = name if device is None else f"{name}\x00{device}"
-    guessed = _subject("account" if device is None else "device", scope, whose)
-    account = _Counter(guessed, timedelta(days=1), FREE_FAILURES, FAILURES_A_DAY)
+    kind, mark = ("account", "") if device is None else ("device", f"\x00{device}")
+    account = _Counter(_subject(kind, scope, name + mark), timedelta(days=1), FREE_FAILURES, FAILURES_A_DAY)
     caller = _Counter(
         _subject("address", None, _network(address)), timedelta(minutes=1), FAILURES_A_MINUTE, FAILURES_A_MINUTE
     )
     with unit(place):
-        wait, _ = _count(place, caller)
-        wait, failures = (wait, 0) if wait else _count(place, account)
+        refused, _ = _count(place, caller)
+        wait, failures = (refused, 0) if refused else _count(place, account)
         claim = _NOBODY if wait else _claim(place, name)
-    if wait:
+    if refused or (wait and elsewhere is None):
         return Verdict(None, wait)
     if scope is None:
         claim = _NOBODY
     shown = _octets(password)
-    try:
-        with _turn():
-            right = _fits(claim.hash or _decoy(), shown or b"") and shown is not None and claim.hash is not None
-            fresh = _HASHER.hash(shown or b"") if right and _HASHER.check_needs_rehash(claim.hash or "") else None
-    except ServiceUnavailable:
-        with unit(place):
-            _take_back(place, caller, account)
-        raise
-    with unit(place):
-        if right and claim.usable and _claim(place, name) == claim:
-            _take_back(place, caller)
-            _run(place, _FORGET, subject=account.subject)
-            if fresh is not None:
-                _run(place, _REHASH, user=claim.user_id, hash=claim.hash, new=fresh)
-            return Verdict(claim.user_id, set_at=claim.set_at)
-    most = FAILURES_ELSEWHERE
-    there = _Counter(_subject("elsewhere", scope, whose), REST_ELSEWHERE, most, most, sliding=True)
-    said, wait = (False, None) if elsewhere is None or shown is None else _said_elsewhere(place, there, elsewhere)
+    counted = [caller] if wait else [caller, account]
+    if not wait and (user_id := _owner_of(place, name, claim, shown, counted)) is not None:
+        return Verdict(user_id, set_at=claim.set_at)
+    said, rest = None, None
+    if elsewhere is not None and shown is not None:
+        said, rest = _There(place, scope, name, mark).says(elsewhere)
     with unit(place):
         if said:
-            _take_back(place, caller)
-            _run(place, _FORGET, subject=account.subject)
-            _run(place, _FORGET, subject=there.subject)
-        elif said is None:
-            _take_back(place, caller, account, there)
-        else:
-            _tell_failure(place, claim, failures)
-    return Verdict(None, wait)
+            _take_back(place, *counted)
+            return Verdict(None)
+        _tell_failure(place, claim, failures)
+    return Verdict(None, min(filter(None, (wait, rest)), default=None))
 
 
 def still_right(verdict: Verdict) -> bool:
@@ -273,11 +264,61 @@ def _take_back(scope: Scope, *counters: _Counter) -> None:
         _run(scope, _TAKE_BACK, subject=counter.subject)
 
 
-def _said_elsewhere(scope: Scope, there: _Counter, elsewhere: Elsewhere) -> tuple[bool | None, int | None]:
-    """What somebody else says, and how long he rests instead. No unit of work is open while he is asked."""
+def _owner_of(scope: Scope, name: str, claim: _Claim, shown: bytes | None, counted: list[_Counter]) -> str | None:
+    """Whose password was shown, if it was his and he may use it; what was counted is taken back then."""
+    try:
+        with _turn():
+            right = _fits(claim.hash or _decoy(), shown or b"") and shown is not None and claim.hash is not None
+            fresh = _HASHER.hash(shown or b"") if right and _HASHER.check_needs_rehash(claim.hash or "") else None
+    except ServiceUnavailable:
+        with unit(scope):
+            _take_back(scope, *counted)
+        raise
     with unit(scope):
-        wait, _ = _count(scope, there)
-    return (False, wait) if wait else (elsewhere(), None)
+        if not (right and claim.usable and _claim(scope, name) == claim):
+            return None
+        caller, account = counted
+        _take_back(scope, caller)
+        _run(scope, _FORGET, subject=account.subject)
+        if fresh is not None:
+            _run(scope, _REHASH, user=claim.user_id, hash=claim.hash, new=fresh)
+        return claim.user_id
+
+
+class _There:
+    """What is counted of a name at somebody else's directories: of the name as it was typed, and of whom it turns out
+    to be at each, since people have several names there."""
+
+    def __init__(self, place: Scope, scope: Scope | None, name: str, mark: str) -> None:
+        self._place, self._scope, self._mark = place, scope, mark
+        self._name = self._counter(name)
+        self._last: _Counter | None = None
+
+    def says(self, elsewhere: Elsewhere) -> tuple[bool | None, int | None]:
+        """What he says, and how long he rests instead. No unit of work is open while he is asked."""
+        with unit(self._place):
+            rest, _ = _count(self._place, self._name)
+        if rest:
+            return False, rest
+        said = elsewhere(self._may_try)
+        with unit(self._place):
+            if said:
+                for counter in filter(None, (self._name, self._last)):
+                    _run(self._place, _FORGET, subject=counter.subject)
+            elif said is None:
+                # The account's count stays: the password was on its way, and may have been counted there.
+                _take_back(self._place, self._name)
+        return said, None
+
+    def _may_try(self, whom: str) -> bool:
+        self._last = self._counter(f"\x00{whom}")
+        with unit(self._place):
+            wait, _ = _count(self._place, self._last)
+        return wait is None
+
+    def _counter(self, whom: str) -> _Counter:
+        most = FAILURES_ELSEWHERE
+        return _Counter(_subject("elsewhere", self._scope, whom + self._mark), REST_ELSEWHERE, most, most, sliding=True)
 
 
 def _claim(scope: Scope, name: str) -> _Claim:

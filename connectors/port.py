@@ -7,7 +7,7 @@ directory knows these types but never a connector.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -134,9 +134,14 @@ class Lookup(Protocol):
 class PasswordCheck(Protocol):
     """An upstream that tells whether a name and a password belong together."""
 
-    def check_password(self, name: str, password: str) -> Identity | None:
+    def check_password(
+        self, name: str, password: str, may_try: Callable[[str], bool] = lambda key: True
+    ) -> Identity | None:
         """Who it is; None for a name nobody has, a wrong password, and whatever must not be told apart from them.
 
+        `may_try` is asked once, before the password is tried, with the key of whom the name is of (for nobody's name
+        with a text that is no key, so that both take as long). Where it says no, the password is not tried at that
+        account, and the account counts as locked.
         Raises Refused with a `code` of `PASSWORD_REFUSALS` where the upstream turned somebody away who knows the
         password, or who may not try at this moment; Unreachable or Misconfigured, nothing else.
         """

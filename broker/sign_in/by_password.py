@@ -1,6 +1,7 @@
 """A name and a password that were typed here: ours first, then those of the tenant's directories.
 
-Our own counts and delays come before anybody is asked. Whatever was wrong, the answer to it is the same.
+Counts and delays come before anybody is asked, each before what it guards: our own passwords, or a directory's.
+Whatever was wrong, the answer to it is the same.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def sign_in(under_way: Flow, username: str, password: str, present: LiveSession 
         asked = directories.of(under_way, username)
     answer = Answer()
 
-    def elsewhere() -> bool | None:
+    def elsewhere(may_try: passwords.MayTry) -> bool | None:
         nonlocal answer
-        answer = directories.ask(scope, asked, username, password)
+        answer = directories.ask(scope, asked, username, password, may_try)
         return answer.right
 
     verdict = passwords.check(scope, username, password, browser.address(), device, elsewhere if asked else None)

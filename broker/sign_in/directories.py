@@ -19,6 +19,7 @@ from broker.context import Scope
 from broker.db import db, unit
 from broker.directory import Directory
 from broker.models import IdentityProvider
+from broker.passwords import MayTry
 from broker.patience import PATIENCE
 from broker.sign_in import flow, realms, upstream
 from broker.sign_in.flow import Flow
@@ -81,15 +82,16 @@ def of(under_way: Flow, username: str) -> tuple[Asked, ...]:
     )
 
 
-def ask(scope: Scope, directories: Sequence[Asked], username: str, password: str) -> Answer:
-    """The first answer of one that takes the password, else the one that says most. Outside any unit of work."""
+def ask(scope: Scope, directories: Sequence[Asked], username: str, password: str, may_try: MayTry) -> Answer:
+    """The first answer of one that takes the password, else the one that says most. Outside any unit of work. `may_try`
+    is asked about each account that the name turns out to be; of one that rests the directory is told no password."""
     began, heard = time.monotonic(), Answer()
     denied = False
     for one in directories:
         if time.monotonic() - began > PATIENCE:
             heard = Answer(one.provider, reason="upstream_unavailable", detail="Others took too long before it.")
             break
-        answer = _ask(scope, one, username, password)
+        answer = _ask(scope, one, username, password, may_try)
         if answer.right:
             return answer
         denied |= answer.denied
@@ -116,13 +118,17 @@ def conclude(
     return upstream.failed(under_way, answer.reason, answer.provider.id, answer.provider.name, answer.detail)
 
 
-def _ask(scope: Scope, one: Asked, username: str, password: str) -> Answer:
+def _ask(scope: Scope, one: Asked, username: str, password: str, may_try: MayTry) -> Answer:
     provider = one.provider
+
+    def may_try_at_this_one(key: str) -> bool:
+        return may_try(f"{provider.id}\x00{key}")
+
     try:
         with connections.password_check_of(provider) as connector:
             if connector is None:
                 raise Misconfigured(f"Nobody's password is checked at provider {provider.id}")
-            identity = connector.check_password(username, password)
+            identity = connector.check_password(username, password, may_try_at_this_one)
             record = _newcomer(scope, one, connector, identity) if identity is not None else None
     except Refused as refused:
         if refused.code not in PASSWORD_REFUSALS:

@@ -5,7 +5,7 @@ Owns the full pass and which module answers what. Every call has its own connect
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from connectors.egress import Egress
 from connectors.ldap import cursors, diagnosis, follow, passwords
@@ -35,8 +35,10 @@ class LiveDirectory:
             reader = Reader(session, scope_of(self.config, session), self.config.page_size)
             yield from (change for _, change in reader.again(keys))
 
-    def check_password(self, name: str, password: str) -> Identity | None:
-        return passwords.check(self.config, self.egress, name, password)
+    def check_password(
+        self, name: str, password: str, may_try: Callable[[str], bool] = lambda key: True
+    ) -> Identity | None:
+        return passwords.check(self.config, self.egress, name, password, may_try)
 
     def steps(self) -> Iterator[Step]:
         return diagnosis.steps(self.config, self.egress)

@@ -7,7 +7,7 @@ from here. The password is used for one bind inside TLS and is nowhere kept.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +24,7 @@ LONGEST = 256
 """Characters of a name; nobody has a longer one."""
 
 _NAMES = {True: ("userPrincipalName", "sAMAccountName", "mail"), False: ("uid", "mail")}
+LOCKED = "account_locked"
 _POLICY = "msDS-ResultantPSO"
 
 
@@ -47,36 +48,41 @@ class LockOut:
         return self.threshold - _number(person, "badPwdCount") <= min(margin, self.threshold - 1)
 
 
-def check(config: Config, egress: Egress, name: str, password: str) -> Identity | None:
+def check(config: Config, egress: Egress, name: str, password: str, may_try: Callable[[str], bool]) -> Identity | None:
     """As the port has it."""
     if not name.strip() or len(name) > LONGEST or not name.isprintable() or not password:
         # Some servers end a name at a NUL: what follows it would be ours alone.
         return None
     try:
-        return _check(config, egress, name.strip(), password)
+        return _check(config, egress, name.strip(), password, may_try)
     except Refused as error:
         if error.code in PASSWORD_REFUSALS:
             raise
         raise Misconfigured(str(error)) from None
 
 
-def _check(config: Config, egress: Egress, name: str, password: str) -> Identity | None:
+def _check(config: Config, egress: Egress, name: str, password: str, may_try: Callable[[str], bool]) -> Identity | None:
     with opened(config, egress) as session:
         person, policy = _person(config, session, name)
-        lock_out = _lock_out(session, policy) if session.root.active_directory else None
-        now = datetime.now(UTC)
-        kept_out = person and lock_out and lock_out.keeps_out(person.attributes, config.lockout_margin, now)
+        active = session.root.active_directory
+        lock_out = _lock_out(session, policy) if active else None
         # Of who does not exist or may not try as much is asked as of anybody, so that time and load do not tell.
         nobody = f"CN={secrets.token_hex(8)},{session.root.default}"
         at = session.server
+    allowed = may_try(person.key if person else f"?{name}")
+    now = datetime.now(UTC)
+    kept_out = person is not None and (
+        not allowed or (lock_out is not None and lock_out.keeps_out(person.attributes, config.lockout_margin, now))
+    )
     with connected(config, egress, [at]) as session:
         verdict = session.bind(person.name if person and not kept_out else nobody, password)
     if kept_out:
-        raise Refused("The account is locked, or would be with one more wrong password.", "account_locked")
+        raise Refused("The account is locked, or would be with one more wrong password.", LOCKED)
     if person is None:
         return None
     if not verdict.ok:
-        if verdict.code:
+        # Only of Active Directory is it known which of these it says to nobody who has not shown the right password.
+        if verdict.code and (active or verdict.code == LOCKED):
             raise Refused(f"The directory says that {verdict.reason}.", verdict.code)
         return None
     shown = next(iter(person.attributes.get("userPrincipalName", ())), person.name)
@@ -96,7 +102,7 @@ def _person(config: Config, session: Session, name: str) -> tuple[Record | None,
     found = _named(config, reader, scope, name)
     if len(found) != 1:
         return None, ""
-    policy = found[0].attributes.pop(_POLICY, [b""])[0].decode("utf-8", "replace")
+    policy = next(iter(found[0].attributes.pop(_POLICY, [])), b"").decode("utf-8", "replace")
     person = reader.change(found[0])
     return (person if isinstance(person, Record) and person.kind == "user" else None), policy
 

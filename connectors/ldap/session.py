@@ -287,7 +287,8 @@ def _verdict(answer: Answer, at: Server) -> Verdict:
     if answer.name in ("invalidDNSyntax", "noSuchObject", "inappropriateAuthentication"):
         return Verdict(False, *REASONS["525"])
     if answer.name == "unwillingToPerform":
-        return Verdict(False, "account_disabled", f"the server will not ({answer.message or answer.name})")
+        # Told to whoever asks, so it says nothing of the password.
+        return Verdict(False, "", f"the server will not ({answer.message or answer.name})")
     if answer.name == "constraintViolation":
         return Verdict(False, *REASONS["775"])
     raise Refused(f"{at} does not check passwords: {_said(answer)}.", answer.name)

@@ -394,7 +394,7 @@ def test_a_failure_is_counted_whatever_happens_to_the_request(acme: Scope, alice
 def elsewhere(*says: bool | None) -> tuple[list[bool | None], passwords.Elsewhere]:
     """Somebody who says these things one after another; what he has not said yet."""
     left = list(says)
-    return left, lambda: left.pop(0)
+    return left, lambda may_try: left.pop(0)
 
 
 def counts(scope: Scope) -> list[int]:
@@ -413,18 +413,99 @@ def test_somebody_else_is_asked_only_about_what_is_no_password_of_ours(acme: Sco
 def test_the_counts_are_as_somebody_else_says(acme: Scope, alice: str) -> None:
     _, ask = elsewhere(False, None, True)
     check(acme, "alice", "wrong", HERE, None, ask)
-    failed = [1, 1, 1, 1]
-    assert counts(acme) == failed, "of the address, the account, the account elsewhere and the tenant"
+    assert counts(acme) == [1, 1, 1, 1], "of the address, the account, the account elsewhere and the tenant"
     check(acme, "alice", "wrong", HERE, None, ask)
-    assert counts(acme) == failed, "who says nothing counts against nobody"
+    assert counts(acme) == [1, 2, 2, 2], "who says nothing takes back his own alone: it was no password of ours"
     check(acme, "alice", "right", HERE, None, ask)
-    assert counts(acme) == [1, 1], "the address and the tenant forget nothing"
+    assert counts(acme) == [2, 2, 2], "and a right one of his is no right one of ours, whose count stays as it was"
+
+
+def silent(may_try: passwords.MayTry) -> bool | None:
+    return None
+
+
+@pytest.mark.parametrize("name", ["alice", "somebody with no password here", "nobody"])
+def test_while_a_directory_is_silent_wrong_passwords_of_ours_are_delayed_as_ever(
+    acme: Scope, alice: str, hashed: list[str], name: str
+) -> None:
+    make_user(acme, "somebody with no password here")
+    alone = [check(acme, name + " twin", "wrong", None).retry_after is None for _ in range(8)]
+    beside = [check(acme, name, "wrong", HERE, None, silent).retry_after is None for _ in range(8)]
+    assert beside == alone == [True] * 5 + [False] * 3
+    assert len(hashed) == 10
+
+
+def test_whoever_has_a_password_elsewhere_is_not_kept_out_by_having_tried(acme: Scope, alice: str) -> None:
+    let_pass(acme, minutes=2)
+    for _ in range(20):
+        check(acme, "alice", "wrong", HERE, None, silent)
+    with unit(acme) as session:
+        session.execute(sa.update(Attempt).where(Attempt.blocked_until.is_not(None)).values(failures=100))
+    _, ask = elsewhere(True)
+    assert check(acme, "alice", "of the directory", HERE, None, ask) == Verdict(None)
+    assert check(acme, "alice", GOOD, HERE, None, silent).retry_after, "while ours rests"
+
+
+def test_a_right_password_elsewhere_gives_no_free_guesses_here(acme: Scope, alice: str) -> None:
+    """Somebody of the directory may be called as one of our accounts is."""
+    for _ in range(5):
+        assert check(acme, "alice", "wrong", None, None, elsewhere(False)[1]).retry_after is None
+        check(acme, "alice", "of the directory", None, None, elsewhere(True)[1])
+    assert check(acme, "alice", GOOD, None).retry_after
+
+
+def test_an_account_elsewhere_has_one_count_whatever_it_is_called(acme: Scope) -> None:
+    passed: list[str] = []
+
+    def at(key: str) -> passwords.Elsewhere:
+        def ask(may_try: passwords.MayTry) -> bool:
+            if may_try(key):
+                passed.append(key)
+            return False
+
+        return ask
+
+    names = ["ann", "ann@acme.test", "\u00e4nn", "anne.smith@mail.test"]
+    for name in names * 3:
+        assert check(acme, name, "wrong", None, None, at("ann")).retry_after is None, "as of a name nobody has"
+    assert passed == ["ann"] * passwords.FAILURES_ELSEWHERE
+    check(acme, "bob", "wrong", None, None, at("bob"))
+    check(acme, "ann", "wrong", None, "a browser of ann's", at("ann"))
+    assert passed[passwords.FAILURES_ELSEWHERE :] == ["bob", "ann"]
+
+
+def test_the_count_of_an_account_elsewhere_ends_with_its_own_password_alone(acme: Scope) -> None:
+    answers: list[bool] = []
+
+    def two(right: bool | None) -> passwords.Elsewhere:
+        """Two directories with an account of that name; the password is the second one's."""
+
+        def ask(may_try: passwords.MayTry) -> bool | None:
+            answers.append(may_try("first"))
+            return may_try("second") and right
+
+        return ask
+
+    for _ in range(passwords.FAILURES_ELSEWHERE + 2):
+        assert check(acme, "ann", "of the second", None, None, two(True)) == Verdict(None)
+    assert answers == [True] * passwords.FAILURES_ELSEWHERE + [False] * 2
+
+
+def test_a_password_that_was_on_its_way_counts_at_the_account_whatever_came_back(acme: Scope) -> None:
+    answers: list[bool] = []
+
+    def ask(may_try: passwords.MayTry) -> None:
+        answers.append(may_try("ann"))
+
+    for number in range(passwords.FAILURES_ELSEWHERE + 1):
+        check(acme, f"name {number}", "wrong", None, None, ask)
+    assert answers == [True] * passwords.FAILURES_ELSEWHERE + [False]
 
 
 def test_parallel_guesses_reach_somebody_else_no_more_often_than_others(acme: Scope, app: Flask) -> None:
     asked: list[bool] = []
 
-    def ask() -> bool:
+    def ask(may_try: passwords.MayTry) -> bool:
         asked.append(True)
         return False
 

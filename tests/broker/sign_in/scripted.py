@@ -37,7 +37,14 @@ class Script:
     meanwhile: Callable[[], object] = lambda: None
     """Done while it is asked."""
 
-    def check_password(self, name: str, password: str) -> Identity | None:
+    keys: dict[str, str] = field(default_factory=dict)
+    """Whom a name is of, where it is another's than its own."""
+    passed_on: list[str] = field(default_factory=list)
+    """The keys of those at whose account a password was tried."""
+
+    def check_password(
+        self, name: str, password: str, may_try: Callable[[str], bool] = lambda key: True
+    ) -> Identity | None:
         self.asked.append(name)
         self.meanwhile()
         if self.fails is not None:
@@ -47,9 +54,12 @@ class Script:
             raise said
         if said is not None:
             raise Refused(f"The account may not: {said}.", said)
+        who = self.keys.get(name, name.partition("@")[0])
+        if not may_try(f"key-{who}"):
+            raise Refused("The account rests.", "account_locked")
+        self.passed_on.append(who)
         if name not in self.passwords or self.passwords[name] != password:
             return None
-        who = name.partition("@")[0]
         return Identity(f"key-{who}", {"cn": [who]}, name=name)
 
 

@@ -159,18 +159,28 @@ def test_a_refusal_that_is_nothing_to_be_told_is_a_wrong_password(acme: Stage, a
     ("error", "status", "reason"),
     [(Unreachable("silence"), 503, "upstream_unavailable"), (Misconfigured("who?"), 502, "upstream_misconfigured")],
 )
-def test_a_directory_that_says_nothing_counts_against_nobody(
+def test_a_directory_that_says_nothing_counts_nothing_against_who_has_a_password_there(
     acme: Stage, ad: Script, error: Exception, status: int, reason: str
 ) -> None:
     ad.fails = error
-    for _ in range(passwords.FREE_FAILURES + FAILURES_ELSEWHERE):
+    for _ in range(passwords.FREE_FAILURES):
         answer = show(acme, "alice", "wrong")
         assert answer.status_code == status and "Acme AD" in text(answer)
     assert set(acme.reasons()) == {reason}
-    with acme.unit() as session:
-        assert set(session.scalars(sa.select(Attempt.failures))) == {0}
+    assert show(acme, "alice", "wrong").status_code == show(acme, "alice").status_code == 429, "it is none of ours"
     ad.fails = None
     assert show(acme, "alice").status_code == 303
+
+
+def test_an_account_of_several_names_is_tried_at_the_directory_as_often_as_one(acme: Stage, ad: Script) -> None:
+    names = ["alice", "alice@acme.example", "a.lice@mail.example", "\u00e1lice"]
+    ad.keys = dict.fromkeys(names, "alice")
+    wrong = plain(show(acme, "nobody", "wrong"))
+    for name in names * 2:
+        assert plain(show(acme, name, "wrong")) == wrong
+    assert ad.passed_on == ["nobody"] + ["alice"] * FAILURES_ELSEWHERE
+    assert plain(show(acme, "a.lice@mail.example")) == wrong
+    assert show(acme, "bob").status_code == 303
 
 
 def test_a_few_wrong_passwords_and_the_directory_is_asked_no_more_for_a_while(acme: Stage, ad: Script) -> None:

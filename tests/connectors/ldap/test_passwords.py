@@ -12,6 +12,7 @@ import pytest
 
 from connectors.ldap import session as sessions
 from connectors.ldap.passwords import LockOut
+from connectors.ldap.wire import Answer, Wire
 from connectors.port import PASSWORD_REFUSALS, Misconfigured, Refused
 from tests.connectors.ldap.live import connect, everything
 from tests.upstreams.samba import ActiveDirectory, filetime
@@ -243,6 +244,57 @@ def test_a_policy_of_ones_own_counts_before_the_domains(
     with pytest.raises(Refused) as caught:
         feed.check_password(name, RIGHT)
     assert code(caught) == "account_locked"
+
+
+def test_whatever_somebody_is_called_the_same_key_is_asked_about_before_the_password_is_tried(
+    active_directory: ActiveDirectory, person: tuple[str, str], bound: list[str]
+) -> None:
+    name, dn = person
+    feed = connect(active_directory)
+    asked: list[str] = []
+
+    def never(key: str) -> bool:
+        asked.append(key)
+        return False
+
+    for written in (name, name.upper(), f"{name}@ad.acme.test", f"{name}@mail.test"):
+        with pytest.raises(Refused) as caught:
+            feed.check_password(written, RIGHT, never)
+        assert code(caught) == "account_locked"
+    assert asked == [active_directory.guid(dn)] * 4
+    assert len(bound) == 8 and dn not in bound, "but somebody is, so that it takes as long"
+    assert feed.check_password("nobody", RIGHT, never) is None
+    assert len(asked) == 5 and asked[-1] not in asked[:-1]
+    assert feed.check_password(name, RIGHT, lambda key: key == asked[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ((53, "Account inactivated. Contact system administrator."), None),
+        ((49, "80090308: LdapErr: DSID-0C0903A9, comment: AcceptSecurityContext error, data 533, v1db1"), None),
+        ((19, "Exceed password retry limit. Please try later."), "account_locked"),
+    ],
+)
+def test_reasons_of_another_directory_prove_no_password(
+    small: OpenLdap, monkeypatch: pytest.MonkeyPatch, said: tuple[int, str], expected: str | None
+) -> None:
+    """Some say them to whoever asks."""
+    bind = Wire.bind
+
+    def answered(self: Wire, name: str, password: str) -> Answer:
+        answer = bind(self, name, password)
+        names = {53: "unwillingToPerform", 49: "invalidCredentials", 19: "constraintViolation"}
+        return answer if name == small.service[0] else Answer(said[0], names[said[0]], said[1], [], {})
+
+    monkeypatch.setattr(Wire, "bind", answered)
+    feed = connect(small)
+    if expected is None:
+        assert feed.check_password("user00003", "wrong") is None
+    else:
+        with pytest.raises(Refused) as caught:
+            feed.check_password("user00003", "wrong")
+        assert code(caught) == expected
 
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)

@@ -239,7 +239,7 @@ def test_active_directory_says_why_an_account_is_not_accepted(authority: str, fo
         (32, "", Verdict(False, *REASONS["525"])),
         (34, "", Verdict(False, *REASONS["525"])),
         (19, "", Verdict(False, *REASONS["775"])),
-        (53, "Account inactivated", Verdict(False, "account_disabled", "the server will not (Account inactivated)")),
+        (53, "Account inactivated", Verdict(False, "", "the server will not (Account inactivated)")),
     ],
 )
 def test_what_a_server_says_of_a_password(authority: str, folder: Path, code: int, said: str, verdict: Verdict) -> None:
