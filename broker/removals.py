@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.orm.attributes import flag_modified
 
 from connectors import kinds
 
@@ -159,7 +160,7 @@ def finish(via: IdentityProvider, run: SyncRun) -> None:
     history."""
     _drop(via)
     run.status = "done"
-    via.good_config = config_digest(via)
+    _prove(via, run)
     _close(via, run)
     if run.source == "upstream" or run.created or run.updated or run.disabled or run.removed:
         tell("finished", via, run)
@@ -169,13 +170,15 @@ def approve(run_id: str) -> None:
     """Do what a held run would take away, as far as it still holds; of a rehearsal, let the settings it was held under
     count as good. Raises NotFound, Conflict."""
     via, run = _held(run_id)
+    if run.config not in (None, config_digest(via)):
+        raise Conflict("The provider's configuration has been changed since this run")
     if run.dry_run:
         _accept_settings(via, run)
         return
     take_away(via, run, [loss for loss, _ in _kept(via)])
     _drop(via)
     run.status, run.finished_at = "done", sa.func.now()
-    via.good_config = config_digest(via)
+    _prove(via, run)
     tell("approved", via, run)
 
 
@@ -216,6 +219,17 @@ def config_digest(via: IdentityProvider) -> bytes:
     return blake2b(orjson.dumps(chosen, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
+def quietly(via: IdentityProvider) -> IdentityProvider:
+    """For what a run notes in the row: nobody has changed the provider, so that what was seen of it stays good."""
+    flag_modified(via, "updated_at")
+    return via
+
+
+def _prove(via: IdentityProvider, run: SyncRun) -> None:
+    """The settings this run read by are good."""
+    quietly(via).good_config = run.config or config_digest(via)
+
+
 def supersede(via: IdentityProvider, run: SyncRun) -> None:
     """What earlier runs held has been judged anew by this one, so that there is nothing left of them to decide."""
     db.session().execute(
@@ -227,9 +241,8 @@ def supersede(via: IdentityProvider, run: SyncRun) -> None:
 
 def _accept_settings(via: IdentityProvider, run: SyncRun) -> None:
     """The rehearsal showed what reading by them does; the schedule goes on."""
-    if run.config != config_digest(via):
-        raise Conflict("The provider's configuration has been changed since this run")
-    via.good_config, via.due_at = run.config, sa.func.now()
+    _prove(via, run)
+    via.due_at = sa.func.now()
     run.status = "done"
     tell("approved", via, run)
 
@@ -246,7 +259,13 @@ def _unmuted(via: IdentityProvider, run: SyncRun) -> list[Loss]:
 def _kept(via: IdentityProvider) -> list[tuple[Loss, str]]:
     """Held losses that still stand, each with the run that held it last."""
     found = db.session().execute(_KEPT, {"tenant": via.tenant_id, "via": via.id})
-    return [(Loss(*values), run_id) for *values, run_id in found]
+    kept = [(Loss(*values), run_id) for *values, run_id in found]
+    left = Directory().still_leaving(via, [loss for loss, _ in kept if loss.action == "shrink"])
+    return [
+        (loss._replace(evidence=left.get(loss.link_no, loss.evidence)), run_id)
+        for loss, run_id in kept
+        if loss.action != "shrink" or loss.link_no in left
+    ]
 
 
 def _drop(via: IdentityProvider, *, besides: str = "") -> None:

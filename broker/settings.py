@@ -129,6 +129,7 @@ SETTINGS: dict[str, Setting] = {
             2,
             "How many upstreams of one tenant are read at the same time.",
             _count(1, 100),
+            platform_only=True,
         ),
         Setting(
             "sync_runs_at_once",

@@ -63,7 +63,7 @@ _LEAVE = sa.text("""
           AND l.gone_at IS NULL AND m.tenant_id = :tenant AND m.member_id = l.resource_id AND m.via = :via
           AND m.kind = 'member'
         RETURNING m.group_id)
-    UPDATE links g SET digest = '' FROM (SELECT DISTINCT group_id FROM leaving) left_
+    UPDATE links g SET stale = true FROM (SELECT DISTINCT group_id FROM leaving) left_
     WHERE g.tenant_id = :tenant AND g.provider_id = :via AND g.resource_id = left_.group_id
 """)
 """Lists are not what was read any more: read again, they are news, even where they say the same as they did then."""
@@ -81,6 +81,12 @@ _COME = sa.text("""
         SELECT 1 FROM memberships m WHERE m.tenant_id = :tenant AND m.group_id = g.resource_id AND m.via = :via
           AND m.kind = 'member' AND m.member_id = u.id)
     ON CONFLICT (tenant_id, group_id, via, kind, member_key) DO NOTHING RETURNING group_id, member_id
+""")
+
+
+_STALE = sa.text("""
+    UPDATE links SET stale = true
+    WHERE tenant_id = :tenant AND provider_id = :via AND resource_id = ANY(CAST(:groups AS text[])) AND NOT stale
 """)
 
 
@@ -128,6 +134,8 @@ def change(
             last[group, ref_key(member.key)] = member
     session = db.session()
     where = {"tenant": tenant, "via": via}
+    if last:
+        session.execute(_STALE, arrays({**where, "groups": sorted({group for group, _ in last})}))
     held: dict[str, list[Leaving]] = {}
     removing = [pair for pair, member in last.items() if member is None]
     if removing:

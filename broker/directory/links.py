@@ -29,18 +29,20 @@ class Link(NamedTuple):
     name_kept: bool
     ref: str
     seen_run: int
+    stale: bool
 
     @property
     def stands(self) -> bool:
         """Whether an equal digest means that there is nothing to do."""
-        return not self.gone and self.skipped is None and not self.name_kept
+        return not self.gone and self.skipped is None and not self.name_kept and not self.stale
 
 
 # Each key is looked up by itself (LATERAL … OFFSET 0): `key = ANY(…)` leaves the planner free to walk all links of the
 # provider for every page whenever it thinks that a tenant is small.
 _LINKS = sa.text("""
     SELECT l.* FROM unnest(CAST(:keys AS text[])) AS k(key) CROSS JOIN LATERAL (
-        SELECT no, key, digest, quiet_digest, resource_id, kind, gone_at IS NOT NULL, skipped, name_kept, ref, seen_run
+        SELECT no, key, digest, quiet_digest, resource_id, kind, gone_at IS NOT NULL, skipped, name_kept, ref, seen_run,
+               stale
         FROM links WHERE tenant_id = :tenant AND provider_id = :via AND key = k.key OFFSET 0) l
 """)
 _SEEN = sa.text("""
@@ -70,7 +72,7 @@ _LINK = sa.text("""
         alias = EXCLUDED.alias, primary_ref = EXCLUDED.primary_ref, active = EXCLUDED.active,
         digest = EXCLUDED.digest, quiet_digest = EXCLUDED.quiet_digest, seen_run = EXCLUDED.seen_run,
         skipped = EXCLUDED.skipped, name_kept = EXCLUDED.name_kept, moved = l.moved OR l.ref <> EXCLUDED.ref,
-        gone_at = NULL
+        stale = false, gone_at = NULL
     RETURNING l.key, l.no
 """)
 _SETTLED = sa.text("UPDATE links SET moved = false WHERE tenant_id = :tenant AND provider_id = :via AND moved")
@@ -94,7 +96,8 @@ _UNHOLD = sa.text("""
 """)
 _UNSETTLED = sa.text("""
     SELECT key FROM links WHERE tenant_id = :tenant AND provider_id = :via
-      AND (skipped IS NOT NULL OR name_kept) AND gone_at IS NULL ORDER BY no LIMIT 1000
+      AND (skipped IS NOT NULL OR name_kept) AND (gone_at IS NULL OR skipped = 'kind_changed')
+    ORDER BY seen_run, no LIMIT 1000
 """)
 _ANY_HELD = sa.text("SELECT 1 FROM held_removals WHERE tenant_id = :tenant AND provider_id = :via LIMIT 1")
 _HELD = sa.text("""
@@ -160,7 +163,7 @@ def write(
 
 
 def unsettled(tenant: str, via: str) -> list[str]:
-    """Keys of records that could not be taken, or not as they are."""
+    """Keys of records that could not be taken, or not as they are; those first that were not asked for lately."""
     return list(db.session().execute(_UNSETTLED, {"tenant": tenant, "via": via}).scalars())
 
 

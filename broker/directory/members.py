@@ -18,7 +18,7 @@ from connectors.port import Ref
 
 from ..db import arrays, db
 from .news import Tally
-from .outcome import Leaving
+from .outcome import Leaving, Loss, decode_leaving, encode_leaving
 from .rows import ref_key
 
 _WANTED = """
@@ -186,6 +186,28 @@ def shrink(tenant: str, via: str, leaving: Mapping[str, Sequence[Leaving]], tall
     groups, keys, ordinals = (list(column) for column in zip(*rows, strict=True))
     values = {"tenant": tenant, "via": via, "groups": groups, "keys": keys, "ordinals": ordinals}
     tally.lose(db.session().execute(_SHRINK, arrays(values)))
+
+
+_STILL = sa.text("""
+    SELECT g.no, m.member_key, m.ordinal
+    FROM unnest(CAST(:nos AS bigint[]), CAST(:keys AS text[]), CAST(:ordinals AS int[])) AS u(no, member_key, ordinal)
+    JOIN links g ON g.tenant_id = :tenant AND g.no = u.no
+    JOIN memberships m ON m.tenant_id = :tenant AND m.group_id = g.resource_id AND m.via = :via AND m.kind = 'member'
+      AND m.member_key = u.member_key AND m.ordinal = u.ordinal
+""")
+
+
+def still_leaving(tenant: str, via: str, losses: Sequence[Loss]) -> dict[int, bytes]:
+    """Link of a group to the rows that its shrink would still delete; those said again since have another ordinal."""
+    rows = [(loss.link_no, *row) for loss in losses for row in decode_leaving(loss.evidence or b"[]")]
+    if not rows:
+        return {}
+    nos, keys, ordinals = (list(column) for column in zip(*rows, strict=True))
+    values = arrays({"tenant": tenant, "via": via, "nos": nos, "keys": keys, "ordinals": ordinals})
+    left: dict[int, list[Leaving]] = {}
+    for no, key, ordinal in db.session().execute(_STILL, values):
+        left.setdefault(no, []).append(Leaving(key, ordinal))
+    return {no: encode_leaving(found) for no, found in left.items()}
 
 
 _ARRIVED = sa.text("""

@@ -23,6 +23,15 @@ _ABSENT = sa.text("""
     SELECT no, kind, digest FROM links
     WHERE tenant_id = :tenant AND provider_id = :via AND seen_run < :run AND gone_at IS NULL ORDER BY no
 """)
+_MISSING = sa.text("""
+    SELECT key FROM links WHERE tenant_id = :tenant AND provider_id = :via AND seen_run < :run AND gone_at IS NULL
+    ORDER BY no
+""")
+_SAID_GONE = sa.text("""
+    SELECT l.key FROM held_removals h JOIN links l ON l.tenant_id = :tenant AND l.no = h.link_no
+    WHERE h.tenant_id = :tenant AND h.provider_id = :via AND h.action = 'remove' AND h.status = 'held'
+      AND l.gone_at IS NULL ORDER BY l.no
+""")
 _DISABLED = sa.text("""
     SELECT l.no, l.kind, l.digest FROM links l
     JOIN resources r ON r.tenant_id = l.tenant_id AND r.id = l.resource_id
@@ -100,6 +109,14 @@ def absent(tenant: str, via: str, run_no: int) -> list[Loss]:
     """Live links a finished full pass did not meet."""
     found = db.session().execute(_ABSENT, {"tenant": tenant, "via": via, "run": run_no})
     return [Loss(no, "remove", kind, digest) for no, kind, digest in found]
+
+
+def missing(tenant: str, via: str, run_no: int | None) -> list[str]:
+    """Upstream keys of live links that are said to be gone or, where `run_no` is a full pass, were not met in it."""
+    where = {"tenant": tenant, "via": via}
+    session = db.session()
+    unmet = session.execute(_MISSING, {**where, "run": run_no}).scalars() if run_no is not None else ()
+    return list(dict.fromkeys([*unmet, *session.execute(_SAID_GONE, where).scalars()]))
 
 
 def disables(tenant: str, via: str) -> list[Loss]:

@@ -266,6 +266,14 @@ class Directory:
         with directory_writes():
             return removal.take_away(self.tenant, via.id, losses, run_no)
 
+    def missing(self, via: IdentityProvider, run_no: int | None) -> list[str]:
+        """Upstream keys of what would be removed now: who is said to be gone and, of a full pass, who was not met."""
+        return removal.missing(self.tenant, via.id, run_no)
+
+    def still_leaving(self, via: IdentityProvider, losses: Sequence[Loss]) -> dict[int, bytes]:
+        """The evidence of these shrinks as far as it still holds, by link; of those that were undone there is none."""
+        return members.still_leaving(self.tenant, via.id, losses)
+
     def unsettled(self, via: IdentityProvider) -> list[str]:
         """Upstream keys of records that could not be taken as they are, a bounded number of them."""
         return links.unsettled(self.tenant, via.id)

@@ -35,8 +35,8 @@ def current(connection: sa.Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(owner_url: str) -> str:
-    """Bring the schema to head as the owner role; returns the head."""
+def upgrade(owner_url: str, to: str = "head") -> str:
+    """Bring the schema to head, or to an earlier revision, as the owner role; returns the head."""
     engine = sa.create_engine(owner_url, poolclass=sa.NullPool)
     try:
         with engine.connect() as guard, engine.connect() as connection:
@@ -44,7 +44,7 @@ def upgrade(owner_url: str) -> str:
             try:
                 settings = _settings()
                 settings.attributes["connection"] = connection
-                command.upgrade(settings, "head")
+                command.upgrade(settings, to)
                 connection.commit()
             finally:
                 guard.execute(sa.text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})

@@ -209,7 +209,7 @@ class Link(DirectoryOwned, Base):
             "ix_links_unsettled",
             "tenant_id",
             "provider_id",
-            postgresql_where=text("(skipped IS NOT NULL OR name_kept) AND gone_at IS NULL"),
+            postgresql_where=text("skipped IS NOT NULL OR name_kept"),
         ),
         {"postgresql_with": {"fillfactor": "70"}},
     )
@@ -235,6 +235,9 @@ class Link(DirectoryOwned, Base):
     """Why this record has no resource although its kind would have one (`user_name_taken`)."""
     name_kept: Mapped[bool] = mapped_column(server_default=text("false"))
     """The resource kept its old name, the record's being somebody else's or none at all."""
+    stale: Mapped[bool] = mapped_column(server_default=text("false"))
+    """The members of this group are not what its record said: single changes were told since. Read again, the record is
+    news even if it says the same."""
     moved: Mapped[bool] = mapped_column(server_default=text("false"))
     """Called by another `ref` than before, and no pass has been finished since."""
     gone_at: Mapped[Moment | None]

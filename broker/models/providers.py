@@ -111,7 +111,9 @@ class SyncRun(TenantOwned, Base):
     cancelled_by: Mapped[str | None]
     """Who wants it to end; it does so before its next page."""
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
-    """How often a worker has taken it up since its last page."""
+    """How often a worker has taken it up since it last came further than before."""
+    furthest: Mapped[int] = mapped_column(server_default=text("0"))
+    """The most records that any of them has read."""
     rate: Mapped[float | None]
     """Records a second, lately."""
     due_at: Mapped[Moment] = mapped_column(server_default=text("now()"))

@@ -72,6 +72,8 @@ def update(provider: IdentityProvider, values: Mapping[str, Any]) -> list[str]:
         changed = sorted([*changed, "config"])
     if {"config", "sync", "enabled"} & set(changed):
         provider.due_at = sa.func.now() if schedule.parse(provider.sync).enabled else None
+    if {"sync", "attribute_mapping"} & set(changed):
+        provider.full_due_at = None  # what is kept is brought up to it by reading everything
     if changed:
         provider.version += 1
         db.session().flush()

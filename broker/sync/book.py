@@ -5,8 +5,10 @@ Works on the run's row in the open unit of work; when something is written down 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+
+import sqlalchemy as sa
 
 from broker import removals
 from broker.db import db
@@ -15,6 +17,9 @@ from broker.models import SyncRun, SyncSkip
 
 KEPT_SKIPS = 10_000
 """Skipped records a run keeps with their reasons; all of them are counted."""
+
+
+_FORGET = sa.text("DELETE FROM sync_skips WHERE tenant_id = :tenant AND run_id = :run AND name = ANY(:names)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +87,22 @@ def _skip(run: SyncRun, skips: Sequence[Skip]) -> None:
     db.session().add_all(
         SyncSkip(
             run_id=run.id,
-            position=skip.position,
-            name=skip.name.replace("\0", "\ufffd") if skip.name is not None else None,
+            position=_storable(skip.position),
+            name=_storable(skip.name),
             reason=skip.reason,
-            detail=skip.detail,
+            detail=_storable(skip.detail) or "",
         )
         for skip in kept
     )
+
+
+def settled(run: SyncRun, names: Iterable[str], still: Iterable[Skip]) -> None:
+    """What was skipped in this run under these names has found its place after all, but for who is skipped still."""
+    left = {_storable(skip.name) for skip in still}
+    over = [name for name in map(_storable, names) if name not in left]
+    gone = db.session().execute(_FORGET, {"tenant": run.tenant_id, "run": run.id, "names": over})
+    run.skipped -= gone.rowcount  # type: ignore[attr-defined]
+
+
+def _storable(text: str | None) -> str | None:
+    return text.replace("\0", "\ufffd") if text is not None else None

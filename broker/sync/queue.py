@@ -2,19 +2,21 @@
 
 PostgreSQL is the queue. A run that is `running` and under nobody's lease is owed, whoever began it; a provider whose
 time has come gets one run, however often its time came meanwhile. Claiming takes the provider's lease. Tenants with the
-fewest runs under way come first and deltas before full passes, so that nobody waits for another tenant's first import.
+fewest runs under way come first and deltas before full passes, of which a tenant has one at a time, so that nobody
+waits for another tenant's first import.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from broker import ids, removals, schedule, settings
-from broker.context import Scope, current_actor, system
+from broker.context import PLATFORM, Scope, current_actor, system
 from broker.db import db, platform_scope
 from broker.errors import Conflict
 from broker.models import IdentityProvider, SyncRun
@@ -22,9 +24,8 @@ from broker.models import IdentityProvider, SyncRun
 from .leases import LEASE, Lease
 from .run import Order
 
-ATTEMPTS = 5
-"""How often a run is taken up without getting a page further, before it is given up."""
-_LOOKED_AT = 500
+ATTEMPTS = 20
+"""How often a run is taken up without getting further than before, until it is given up."""
 
 _WAITING = """
     SELECT p.tenant_id, p.id AS provider_id, n.partner_id, n.kind AS tenant_kind, n.slug, p.sync,
@@ -44,7 +45,11 @@ _DUE = sa.text(f"SELECT EXISTS ({_WAITING})")
 _BACKLOG = sa.text(
     f"SELECT count(*), coalesce(extract(epoch FROM now() - min(w.due_at)), 0) FROM ({_WAITING}) w"  # noqa: S608
 )
-_CANDIDATES = sa.text(f"SELECT w.*, now() AS now FROM ({_WAITING}) w ORDER BY w.due_at LIMIT :most")  # noqa: S608
+_CANDIDATES = sa.text(
+    f"SELECT DISTINCT ON (w.tenant_id, w.full) w.*, now() AS now FROM ({_WAITING}) w "  # noqa: S608
+    "WHERE NOT w.provider_id = ANY(:besides) ORDER BY w.tenant_id, w.full, w.due_at"
+)
+"""The first of each tenant and kind: a claim takes one, and no tenant's crowd hides another's."""
 _BUSY = sa.text("""
     SELECT p.tenant_id, EXISTS (
         SELECT 1 FROM sync_runs r WHERE r.tenant_id = p.tenant_id AND r.provider_id = p.id AND r.status = 'running'
@@ -59,7 +64,10 @@ _LEASE = sa.text("""
           AND (lease_until IS NULL OR lease_until < now()) FOR NO KEY UPDATE SKIP LOCKED)
     RETURNING lease_fence
 """)
-_ATTEMPT = sa.text("UPDATE sync_runs SET attempts = attempts + 1 WHERE tenant_id = :tenant AND id = :run")
+_ATTEMPT = sa.text("""
+    UPDATE sync_runs SET attempts = attempts + 1, kind = CASE WHEN :full THEN 'full' ELSE kind END
+    WHERE tenant_id = :tenant AND id = :run
+""")
 _OWED = sa.text("SELECT id FROM sync_runs WHERE tenant_id = :tenant AND provider_id = :via AND status = 'running'")
 
 
@@ -86,27 +94,27 @@ def backlog() -> tuple[int, float]:
         return int(depth), float(age)
 
 
-def claim(*, full_too: bool = True) -> Claim | None:
+def claim(*, full_too: bool = True, besides: Collection[str] = ()) -> Claim | None:
     """The next run, within the limits of the platform and of each tenant; None when there is none for us.
 
-    `full_too`: whether a full pass may be given, which takes long.
+    `full_too`: whether a full pass may be given, which takes long. `besides`: providers that are not given, because
+    this process has not come back from them yet.
     """
     with platform_scope() as session:
         session.execute(_ONE_AT_A_TIME)
         busy = session.execute(_BUSY).all()
-        at_once = settings.of(Scope(None), "sync_runs_at_once")
+        limits = settings.all_of(PLATFORM)
+        at_once, each = (limits[name].value for name in ("sync_runs_at_once", "sync_runs_per_tenant"))
         if len(busy) >= at_once:
             return None
         under_way = Counter(row.tenant_id for row in busy)
+        reading_all = {row.tenant_id for row in busy if row.full}
         full_too = full_too and 2 * sum(row.full for row in busy) < at_once
-        waiting = session.execute(_CANDIDATES, {"most": _LOOKED_AT}).all()
-        for row in sorted(waiting, key=lambda row: (under_way[row.tenant_id], row.full)):
-            if row.full and not full_too:
+        waiting = session.execute(_CANDIDATES, {"besides": list(besides)}).all()
+        for row in sorted(waiting, key=lambda row: (under_way[row.tenant_id], row.full, row.due_at)):
+            if (row.full and (not full_too or row.tenant_id in reading_all)) or under_way[row.tenant_id] >= each:
                 continue
-            scope = Scope(row.tenant_id, row.partner_id, row.tenant_kind, row.slug)
-            if under_way[row.tenant_id] >= settings.of(scope, "sync_runs_per_tenant"):
-                continue
-            if (claimed := _claimed(scope, row)) is not None:
+            if (claimed := _claimed(Scope(row.tenant_id, row.partner_id, row.tenant_kind, row.slug), row)) is not None:
                 return claimed
     return None
 
@@ -122,9 +130,9 @@ def _claimed(scope: Scope, row: Any) -> Claim | None:
     run_id = row.run_id
     if run_id is None:
         run_id = _owe(row.tenant_id, row.provider_id, system("clock").id, due_at=row.due_at).id
-    session.execute(_ATTEMPT, {"tenant": row.tenant_id, "run": run_id})
+    session.execute(_ATTEMPT, {"tenant": row.tenant_id, "run": run_id, "full": row.full})
     lease = Lease(scope, row.provider_id, fence)
-    return Claim(lease, Order(live=True, run_id=run_id), row.full, (row.attempts or 0) + 1)
+    return Claim(lease, Order(live=True, run_id=run_id, may_be_full=row.full), row.full, (row.attempts or 0) + 1)
 
 
 def ask(via: IdentityProvider, *, full: bool = False, dry_run: bool = False) -> SyncRun:
@@ -149,20 +157,23 @@ def ask(via: IdentityProvider, *, full: bool = False, dry_run: bool = False) -> 
 
 
 def cancel(run: SyncRun) -> None:
-    """Let a live upstream's run end before its next page; one that waits ends at once. Raises Conflict."""
+    """Let a live upstream's run end before its next page; one that nobody works on ends at once. Raises Conflict."""
     if run.status != "running" or run.source != "upstream":
         raise Conflict("Only a run of a live upstream that is under way can be cancelled")
     run.cancelled_by = current_actor().id
-    if run.started_at is None:
-        via = db.session().get_one(IdentityProvider, (run.tenant_id, run.provider_id))
+    session = db.session()
+    via = session.get_one(IdentityProvider, (run.tenant_id, run.provider_id))
+    if run.started_at is None or session.scalar(
+        sa.select(sa.func.coalesce(via.lease_until, sa.func.now()) <= sa.func.now())
+    ):
         run.status, run.problem, run.finished_at = "failed", f"Cancelled by {run.cancelled_by}.", sa.func.now()
         removals.tell("failed", via, run)
 
 
 def give_up(claimed: Claim, problem: str) -> None:
-    """End a run that ends its workers; its provider waits for its next time. In an open unit of work."""
+    """End a run that cannot come to its end; its provider waits for its next time. In an open unit of work."""
     lease = claimed.lease
-    via = lease.extend()
+    via = removals.quietly(lease.extend())
     run = db.session().get_one(SyncRun, (lease.scope.tenant_id, claimed.order.run_id))
     run.status, run.problem, run.finished_at = "failed", problem, sa.func.now()
     via.failures += 1

@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
 import sqlalchemy as sa
@@ -30,6 +31,8 @@ from .leases import Lease, sqlstate
 
 GROWTH = (1_000, 10_000, 100_000, 1_000_000)
 """Records created in one run, after which the planner's idea of the tables is out of date: see decision 6."""
+LONGEST = timedelta(days=2)
+"""After which a run is ended that an upstream keeps going by never coming to an end."""
 TOLD_EVERY = 10.0
 """Seconds between two lines of the log about a run."""
 RECONFIGURED = "The provider's configuration was changed while it was read."
@@ -98,9 +101,9 @@ class Reading:
     def _take(self, page: Page) -> None:
         with self.unit() as session:
             via, run = self.lease.extend(), self.run()
-            self._refuse_to_go_on(via, run)
+            self.refuse_to_go_on(via, run)
             self.kind = run.kind = page.kind
-            run.cursor, run.complete, run.attempts = page.cursor, page.last, 0
+            run.cursor, run.complete = page.cursor, page.last
             for outcome in self._applied(page.changes, via, run.no):
                 book.count(run, outcome)
                 removals.keep(via, run, outcome.losses)
@@ -110,10 +113,12 @@ class Reading:
                 run.done, run.total = page.done, page.total
             book.pace(run, len(page.changes), time.monotonic() - self.page_at)
             self.page_at = time.monotonic()
+            if run.read > run.furthest or page.last:
+                run.furthest, run.attempts = run.read, 0
             session.flush()
             self.note(run)
 
-    def _refuse_to_go_on(self, via: IdentityProvider, run: SyncRun) -> None:
+    def refuse_to_go_on(self, via: IdentityProvider, run: SyncRun) -> None:
         """Raises Ended."""
         if run.cancelled_by is not None:
             raise Ended(f"Cancelled by {run.cancelled_by}.")
@@ -123,6 +128,8 @@ class Reading:
             raise Ended("The provider was disabled.")
         if self.config != removals.config_digest(via):
             raise Ended(RECONFIGURED)
+        if run.started_at is not None and moment() - run.started_at > LONGEST:
+            raise Ended(f"It has taken longer than {LONGEST.days} days.")
         tenant = db.session().get(Tenant, self.scope.tenant_id)
         if tenant is None or tenant.status != "active":
             raise Ended("The tenant was suspended.")
@@ -150,9 +157,10 @@ class Reading:
 
     def end(self) -> None:
         """The listing is complete: what it would take away is done, or held."""
+        self._look_again()
         with self.unit():
             via, run = self.lease.extend(), self.run()
-            self._refuse_to_go_on(via, run)
+            self.refuse_to_go_on(via, run)
             if run.kind == "full":
                 Directory().correct(via, run.no)
             verdict = removals.judge(via, run)
@@ -169,19 +177,43 @@ class Reading:
             self._take_away(verdict.losses)
         self._tell_planner(0)
 
+    def _look_again(self) -> None:
+        """Ask by name for whoever would be taken away: somebody who moved while a pass was read can be missed in both
+        places, and one server may not know yet what another told."""
+        if not isinstance(self.feed, Lookup):
+            return
+        with self.unit():
+            via, run = self.lease.extend(), self.run()
+            keys = Directory().missing(via, run.no if run.kind == "full" else None)
+        for start in range(0, len(keys), removals.AT_ONCE):
+            found = list(self.feed.records(keys[start : start + removals.AT_ONCE]))
+            if not found:
+                self.lease.heard = time.monotonic()
+                continue
+            with self.unit() as session:
+                via, run = self.lease.extend(), self.run()
+                self.refuse_to_go_on(via, run)
+                for outcome in self._applied(found, via, run.no):
+                    book.count(run, outcome)
+                    removals.keep(via, run, outcome.losses)
+                session.flush()
+
     def _take_away(self, losses: Sequence[Loss]) -> None:
         for start in range(0, len(losses), removals.AT_ONCE):
             self._twice(self._take_some, losses[start : start + removals.AT_ONCE])
         self._settle()
         with self.unit():
             via, run = self.lease.extend(), self.run()
+            self.refuse_to_go_on(via, run)
             removals.finish(via, run)
             self._proceed(via, run)
             self.note(run)
 
     def _take_some(self, losses: Sequence[Loss]) -> None:
         with self.unit():
-            removals.take_away(self.lease.extend(), self.run(), losses)
+            via, run = self.lease.extend(), self.run()
+            self.refuse_to_go_on(via, run)
+            removals.take_away(via, run, losses)
 
     def _unsettled(self, via: IdentityProvider, run: SyncRun) -> Sequence[str]:
         """Keys of records that could not be taken as they are, and of which a delta will not tell again."""
@@ -199,7 +231,9 @@ class Reading:
         with self.unit() as session:
             via, run = self.lease.extend(), self.run()
             for outcome in self._applied(records, via, run.no):
-                book.count(run, outcome)
+                # Who has no place yet was told of when he was met.
+                book.settled(run, [name for record in records if (name := record.name)], outcome.skips)
+                book.count(run, replace(outcome, read=0, skips=[]))
                 removals.keep(via, run, outcome.losses)
             session.flush()
 
@@ -208,6 +242,7 @@ class Reading:
         if not self.live:
             return
         now = moment()
+        removals.quietly(via)
         via.feed_cursor, via.failures, via.succeeded_at = run.cursor, 0, now
         if run.kind == "full":
             via.full_due_at = schedule.parse(via.sync).full_after(now)
@@ -217,7 +252,7 @@ class Reading:
             via, run = self.lease.extend(), self.run()
             run.status, run.problem, run.finished_at = "failed", problem or str(error), sa.func.now()
             if self.live and not isinstance(error, Ended):
-                via.failures += 1
+                removals.quietly(via).failures += 1
                 self._try_soon(via, error)
             removals.tell("failed", via, run)
             self.note(run)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -25,7 +26,7 @@ from connectors.port import (
     UpstreamError,
 )
 
-from . import leases
+from . import book, leases
 from .leases import Lease
 from .reading import RECONFIGURED, Ended, Paused, Reading, Stopping, Watch, moment
 from .spool import Spool
@@ -37,9 +38,12 @@ _LAST_FULL = sa.text("""
       AND kind = 'full' AND complete AND NOT dry_run ORDER BY no DESC LIMIT 1
 """)
 _RENUMBER = sa.text("""
-    UPDATE sync_runs SET no = DEFAULT, kind = 'full', cursor = NULL, read = 0, unchanged = 0, skipped = 0, done = NULL
+    UPDATE sync_runs SET no = DEFAULT, kind = 'full', cursor = NULL, complete = false, done = NULL,
+        read = 0, unchanged = 0, skipped = 0
     WHERE tenant_id = :tenant AND id = :run
 """)
+_KEEPS = timedelta(hours=6)
+"""How long after it began a pass that was read to its end is still worth judging by."""
 _FORGET_SKIPS = sa.text("DELETE FROM sync_skips WHERE tenant_id = :tenant AND run_id = :run")
 
 log = logging.getLogger("scaikey.sync")
@@ -48,12 +52,17 @@ log = logging.getLogger("scaikey.sync")
 @dataclass(frozen=True, slots=True)
 class Order:
     """What is wanted of a run. `live`: the upstream itself is read, not an export of it; `run_id`: the run that was
-    asked for earlier; `full`: everything, not only what changed."""
+    asked for earlier; `full`: everything, not only what changed.
+
+    `may_be_full`: whether there is a place for a full pass; without one, a delta that turns out to need it is left for
+    whoever has. `config`: digest of the settings the feed was made by."""
 
     live: bool = False
     full: bool = False
     dry_run: bool = False
     run_id: str | None = None
+    may_be_full: bool = True
+    config: bytes | None = None
 
 
 def pull(
@@ -111,12 +120,14 @@ class _Pass(Reading):
 
     def follow(self) -> str:
         """Read a live upstream: from where the last good run ended, or everything."""
-        cursor, complete = self._prepare()
-        if not self.dry_run:
-            return self.read(cursor, complete=complete)
         try:
+            cursor, complete = self._prepare()
+            if not self.dry_run:
+                return self.read(cursor, complete=complete)
             spool = self._put_by(cursor)
-        except UpstreamError as error:
+        except Paused:
+            return self.run_id
+        except (UpstreamError, Ended) as error:
             self.fail(error)
             return self.run_id
         try:
@@ -148,6 +159,8 @@ class _Pass(Reading):
         """The same in one transaction, of which only the run's row is kept."""
         try:
             with unit(self.scope):
+                if self.live:
+                    self.run().read = 0  # it was counted while it was put by
                 self.read(cursor)
                 run = self.run()
                 kept = {column.key: getattr(run, column.key) for column in SyncRun.__table__.c if column.key != "no"}
@@ -174,7 +187,7 @@ class _Pass(Reading):
             for name, value in kept.items():
                 setattr(run, name, value)
             if waits:
-                via.due_at = None  # until somebody has decided, or changed it again
+                removals.quietly(via).due_at = None  # until somebody has decided, or changed it again
                 removals.supersede(via, run)
                 removals.tell("held", via, run)
             self.note(run)
@@ -188,6 +201,8 @@ class _Pass(Reading):
             if not via.enabled:
                 raise Conflict("The provider is disabled")
             self.config = removals.config_digest(via)
+            if self.order.config not in (None, self.config):
+                raise Conflict("The provider's configuration was changed at this moment")
             run = self._wanted(session)
             if run is not None and run.config not in (None, self.config):
                 run.status, run.problem, run.finished_at = "failed", RECONFIGURED, sa.func.now()
@@ -198,9 +213,14 @@ class _Pass(Reading):
             unproven = via.good_config not in (None, self.config)
             self.run_id, run.fence, run.config = run.id, self.lease.fence, self.config
             self.dry_run = run.dry_run = run.dry_run or unproven
+            if self.dry_run:
+                run.read = 0
             if run.started_at is None:
                 run.started_at = sa.func.now()
             begun = run.cursor is not None and not self.dry_run
+            if begun and run.complete and run.started_at is not None and moment() - run.started_at > _KEEPS:
+                self._renumber(session, run)
+                begun = False
             if not begun:
                 due = via.full_due_at is None or via.full_due_at <= moment()
                 full = self.order.full or run.kind == "full" or via.feed_cursor is None or due or unproven
@@ -208,9 +228,12 @@ class _Pass(Reading):
                 run.total = session.execute(_LAST_FULL, self.named()).scalar() if full else None
             session.flush()
             self.note(run)
-            if begun:
-                return run.cursor, run.complete
-            return (None if run.kind == "full" else via.feed_cursor), False
+            cursor = run.cursor if begun else None if run.kind == "full" else via.feed_cursor
+            complete = begun and run.complete
+            waits = run.kind == "full" and not begun and not self.order.may_be_full
+        if waits:
+            raise Paused
+        return cursor, complete
 
     def _wanted(self, session: Session) -> SyncRun | None:
         waiting = sa.select(SyncRun).where(
@@ -224,11 +247,18 @@ class _Pass(Reading):
 
     def _put_by(self, cursor: str | None) -> Spool:
         def count(page: Page) -> None:
-            self.lease.heard = time.monotonic()
-            if self.now is not None:
-                read = self.now.read + len(page.changes)
-                self.now = replace(self.now, read=read, done=page.done or read, total=page.total or self.now.total)
-                self.report()
+            with unit(self.scope) as session:
+                via, run = self.lease.extend(), self.run()
+                self.refuse_to_go_on(via, run)
+                run.read += len(page.changes)
+                run.done, run.total = page.done or run.read, page.total or run.total
+                book.pace(run, len(page.changes), time.monotonic() - self.page_at)
+                session.flush()
+                self.note(run)
+            self.page_at = time.monotonic()
+            self.report()
+            if self.stopping():
+                raise Paused
 
         try:
             return Spool(self.feed, cursor, count)
@@ -286,10 +316,16 @@ class _Pass(Reading):
         log.info("run %s reads everything: %s", self.run_id, expired)
         with self.unit() as session:
             via, run = self.lease.extend(), self.run()
-            session.execute(_FORGET_SKIPS, self.named())
-            session.execute(_RENUMBER, self.named())
-            session.refresh(run)
+            self._renumber(session, run)
             run.total = session.execute(_LAST_FULL, self.named()).scalar()
             removals.tell("began_again", via, run)
             self.note(run)
+        if not self.order.may_be_full:
+            raise Paused
         return True
+
+    def _renumber(self, session: Session, run: SyncRun) -> None:
+        """From the start, under another number: what was met before does not count as met."""
+        session.execute(_FORGET_SKIPS, self.named())
+        session.execute(_RENUMBER, self.named())
+        session.refresh(run)

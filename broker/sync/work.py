@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
 
 from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker import connections
+from broker import connections, removals
 from broker.context import acting, system
 from broker.db import unit
 from broker.errors import Conflict
@@ -49,7 +51,10 @@ def work(stopping: Callable[[], bool]) -> None:
 
 def _next(under_way: Sequence[Claim]) -> Claim | None:
     try:
-        return queue.claim(full_too=sum(claim.full for claim in under_way) < FULL_AT_ONCE)
+        return queue.claim(
+            full_too=sum(claim.full for claim in under_way) < FULL_AT_ONCE,
+            besides=[claim.lease.provider_id for claim in under_way],
+        )
     except SQLAlchemyError as error:
         log.warning("the queue of runs could not be read: %s", type(error).__name__)
         return None
@@ -64,7 +69,9 @@ def _carry_out(app: Flask, claimed: Claim, stopping: Callable[[], bool]) -> None
         except SQLAlchemyError as error:
             log.warning("run %s is left to be taken up: %s", claimed.order.run_id, type(error).__name__)
         except Exception:
-            log.exception("run %s is left to be taken up", claimed.order.run_id)
+            log.exception("run %s came upon a defect of ours", claimed.order.run_id)
+            with suppress(Conflict, SQLAlchemyError), unit(claimed.lease.scope):
+                queue.give_up(claimed, "A defect of ours ended it; see the log of the worker.")
 
 
 def _read(claimed: Claim, stopping: Callable[[], bool]) -> None:
@@ -75,6 +82,7 @@ def _read(claimed: Claim, stopping: Callable[[], bool]) -> None:
             return
         row = session.get_one(IdentityProvider, (lease.scope.tenant_id, lease.provider_id))
         provider = connections.provider_of(row)
+        order = replace(claimed.order, config=removals.config_digest(row))
     try:
         feed = connections.live_feed_of(provider)
         if feed is None:
@@ -83,4 +91,4 @@ def _read(claimed: Claim, stopping: Callable[[], bool]) -> None:
         with unit(lease.scope):
             queue.give_up(claimed, str(flaw))
         return
-    carry_out(lease, feed, claimed.order, stopping=stopping)
+    carry_out(lease, feed, order, stopping=stopping)

@@ -20,7 +20,7 @@ from broker.db import platform_scope, unit
 from broker.embedded import Services
 from broker.errors import Conflict
 from broker.models import IdentityProvider, SyncRun, Tenant
-from broker.sync import leases, queue, work
+from broker.sync import carry_out, leases, queue, work
 from connectors.port import Page
 from tests import scripted
 from tests.conftest import World, make_provider
@@ -130,20 +130,47 @@ def test_a_run_whose_worker_died_is_given_to_another(housed: Flask, world: World
         first.lease.extend()
 
 
-def test_a_run_that_ends_its_workers_is_given_up(
-    housed: Flask, world: World, directories: dict[str, Directory]
-) -> None:
+def test_a_defect_of_ours_ends_the_run_at_once(housed: Flask, world: World, directories: dict[str, Directory]) -> None:
     provider = due(world.acme, "DC=deadly")
 
     def die(_: Page) -> None:
         raise RuntimeError("a defect")
 
     directories["DC=deadly"] = Directory(each_page=die)
-    for _ in range(queue.ATTEMPTS + 1):
-        work.work(lambda: False)
+    work.work(lambda: False)
     [run] = runs(provider)
-    assert run.status == "failed" and "got nowhere" in run.problem
+    assert run.status == "failed" and "defect" in run.problem
     assert not queue.is_due()
+
+
+def test_a_run_that_ends_its_workers_is_given_up_unless_it_comes_further(
+    housed: Flask, world: World, directories: dict[str, Directory]
+) -> None:
+    """As when the kernel ends a process for its memory: nobody is left to say why."""
+    provider = due(world.acme, "DC=deadly", followed=False)
+    deadly = directories["DC=deadly"] = Directory()
+    deadly.put(*(person(f"p{n:02}") for n in range(30)))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(page: Page) -> None:
+        if page.last:
+            raise Killed
+
+    deadly.each_page = kill
+    for attempt in range(queue.ATTEMPTS + 1):
+        if attempt == 1:
+            [run] = runs(provider)
+            assert (run.status, run.furthest, run.attempts) == ("running", 20, 0)  # it came further than before
+        claimed = queue.claim()
+        assert claimed is not None
+        with pytest.raises(Killed):
+            carry_out(claimed.lease, scripted.Feed(deadly), claimed.order)
+    assert runs(provider)[0].attempts == queue.ATTEMPTS
+    deadly.each_page = lambda _: None
+    work.work(lambda: False)
+    assert runs(provider)[0].status == "failed" and "got nowhere" in runs(provider)[0].problem
 
 
 def test_one_tenant_takes_no_more_places_than_it_may(housed: Flask, world: World) -> None:
@@ -288,3 +315,57 @@ def test_a_provider_that_reads_files_by_now_fails_its_run_in_words(housed: Flask
     work.work(lambda: False)
     [run] = runs(provider)
     assert (run.status, run.problem) == ("failed", "This provider reads exported files.")
+
+
+def test_a_crowd_of_one_tenant_hides_nobody(housed: Flask, world: World) -> None:
+    for _ in range(8):
+        due(world.acme, ago=1_000)
+    small = due(world.globex)
+    claimed = [queue.claim() for _ in range(3)]
+    assert small in [one.lease.provider_id for one in claimed if one]
+
+
+def test_a_tenant_reads_one_upstream_in_full_at_a_time(housed: Flask, world: World) -> None:
+    for _ in range(2):
+        due(world.acme, followed=False)
+    other = due(world.globex, followed=False)
+    first, second, third = queue.claim(), queue.claim(), queue.claim()
+    assert first is not None and second is not None and third is None
+    assert {first.lease.scope.tenant_id, second.lease.scope.tenant_id} == {
+        world.acme.tenant_id,
+        world.globex.tenant_id,
+    } and other in (first.lease.provider_id, second.lease.provider_id)
+
+
+def test_a_delta_that_becomes_a_full_pass_waits_for_the_place_of_one(
+    housed: Flask, world: World, directories: dict[str, Directory]
+) -> None:
+    provider = due(world.acme, "DC=expired")
+    expired = directories["DC=expired"] = Directory(expires=True)
+    expired.put(person("p00"))
+    claimed = queue.claim()
+    assert claimed is not None and not claimed.full
+    carry_out(claimed.lease, scripted.Feed(expired), claimed.order)
+    [run] = runs(provider)
+    assert (run.status, run.kind, run.read) == ("running", "full", 0)
+    assert queue.claim(full_too=False) is None
+    work.work(lambda: False)
+    assert [(run.status, run.created) for run in runs(provider)] == [("done", 1)]
+
+
+def test_a_provider_this_process_has_not_come_back_from_is_not_given_to_it_again(housed: Flask, world: World) -> None:
+    provider = due(world.acme)
+    assert queue.claim(besides=[provider]) is None
+    assert queue.claim(besides=["idp_another"]) is not None
+
+
+def test_a_run_that_nobody_works_on_is_cancelled_at_once(housed: Flask, world: World) -> None:
+    provider = due(world.acme)
+    claimed = queue.claim()
+    assert claimed is not None
+    with platform_scope() as session:
+        session.execute(sa.text("UPDATE sync_runs SET started_at = now() WHERE status = 'running'"))
+        session.execute(sa.text("UPDATE identity_providers SET lease_until = now() - interval '1 s'"))
+    with unit(world.acme) as session, acting(system("administrator")):
+        queue.cancel(session.get_one(SyncRun, (world.acme.tenant_id, claimed.order.run_id or "")))
+    assert runs(provider)[0].status == "failed"

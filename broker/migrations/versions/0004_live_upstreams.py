@@ -29,7 +29,7 @@ def upgrade() -> None:
     ):
         op.add_column("identity_providers", column)
     # It is a digest over fewer settings from now on: only those that say which records are read.
-    op.execute("UPDATE identity_providers SET good_config = NULL")
+    update("identity_providers", "good_config = NULL")
     op.create_index(
         "ix_identity_providers_due",
         "identity_providers",
@@ -42,9 +42,10 @@ def upgrade() -> None:
         "links",
         ["tenant_id", "provider_id"],
         unique=False,
-        postgresql_where=sa.text("(skipped IS NOT NULL OR name_kept) AND gone_at IS NULL"),
+        postgresql_where=sa.text("skipped IS NOT NULL OR name_kept"),
     )
-    op.execute("UPDATE sync_runs SET source = 'file'")
+    op.add_column("links", sa.Column("stale", sa.Boolean(), server_default=sa.text("false"), nullable=False))
+    update("sync_runs", "source = 'file'")
     op.alter_column("sync_runs", "source", server_default="file", nullable=False)
     op.alter_column("sync_runs", "started_at", nullable=True)
     for column in (
@@ -52,6 +53,7 @@ def upgrade() -> None:
         sa.Column("complete", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("config", sa.LargeBinary(), nullable=True),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("furthest", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("cancelled_by", sa.Text(), nullable=True),
         sa.Column("rate", sa.Float(), nullable=True),
     ):
@@ -64,3 +66,10 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'running'"),
     )
+
+
+def update(table: str, values: str) -> None:
+    """Every tenant's rows, which forced row-level security hides from the owner of the table as well."""
+    op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
+    op.execute(f"UPDATE {table} SET {values}")
+    op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
