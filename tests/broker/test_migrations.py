@@ -54,7 +54,8 @@ def test_what_was_read_before_live_upstreams_came_is_kept(tmp_path):
         with platform.begin() as connection:
             assert connection.exec_driver_sql("SELECT source FROM sync_runs").scalars().all() == ["file"]
             assert connection.exec_driver_sql("SELECT good_config FROM identity_providers").scalars().all() == [None]
-            forced = "SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE relname ~ '^(sync_runs|identity_providers)$'"
+            named = "relname IN ('sync_runs', 'identity_providers')"
+            forced = f"SELECT bool_and(relforcerowsecurity) FROM pg_class WHERE {named}"
             assert connection.exec_driver_sql(forced).scalar()
     finally:
         running.stop()
