@@ -2,9 +2,9 @@
 
 For servers whose ports cannot be chosen. Owns the namespaces, the relay from listening sockets that the caller made
 outside to ports inside, and the end: when the caller closes our standard input, or dies, the program and all its
-children are gone, and so are the namespaces. Standard library only, any Python.
+children are gone, and so are the namespaces; of a caller that died the folder is removed, too. Standard library only.
 
-usage: confined.py LISTENING_FD:PORT [LISTENING_FD:PORT …] -- PROGRAM [ARGUMENT …]
+usage: confined.py FOLDER LISTENING_FD:PORT [LISTENING_FD:PORT …] -- PROGRAM [ARGUMENT …]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -99,7 +100,8 @@ async def keep(doors: dict[socket.socket, int], program: subprocess.Popen[bytes]
 
 def main(said: list[str]) -> int:
     cut = said.index("--")
-    pairs = [tuple(map(int, pair.split(":"))) for pair in said[:cut]]
+    folder, caller = said[0], os.getppid()
+    pairs = [tuple(map(int, pair.split(":"))) for pair in said[1:cut]]
     doors = {socket.socket(fileno=descriptor): port for descriptor, port in pairs}
     leave_the_network()
     program = subprocess.Popen(
@@ -113,7 +115,10 @@ def main(said: list[str]) -> int:
             program.wait(5)
         except subprocess.TimeoutExpired:
             program.kill()
-    return program.wait()
+            program.wait()
+    if os.getppid() != caller:
+        shutil.rmtree(folder)
+    return program.returncode
 
 
 if __name__ == "__main__":

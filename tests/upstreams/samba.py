@@ -115,7 +115,7 @@ class ActiveDirectory:
         samba = ["samba", "-F", "--no-process-group", "-M", "prefork", "-s", str(configuration)]
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "confined.py"), *pairs, "--", *samba],
+                [sys.executable, str(HERE / "confined.py"), str(self.folder), *pairs, "--", *samba],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,

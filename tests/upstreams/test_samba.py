@@ -157,7 +157,7 @@ def test_it_comes_back_after_a_kill(active_directory: ActiveDirectory) -> None:
     assert len(active_directory.search("(sAMAccountName=user0001)")) == 1
 
 
-def test_nothing_is_left_when_the_tests_are_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_when_the_tests_are_killed(active_directory: ActiveDirectory, tmp_path: Path) -> None:
     script = tmp_path / "holds.py"
     script.write_text(
         "import time, warnings\n"
@@ -179,7 +179,7 @@ def test_nothing_is_left_when_the_tests_are_killed(tmp_path: Path) -> None:
     holder.wait()
     holder.stdout.close()
     deadline = time.monotonic() + 10
-    while processes_of(folder):
+    while processes_of(folder) or Path(folder).exists():
         assert time.monotonic() < deadline, "Samba outlives the tests"
         time.sleep(0.05)
 
