@@ -1,4 +1,4 @@
-"""Whether tenants wait for one another's upstreams: two workers, and one OpenLDAP that all tenants follow.
+"""Whether tenants wait for one another's upstreams: two workers, a large OpenLDAP and one that the small tenants share.
 
 First the storm: every schedule is due at once, the first time ever and then after hours without workers. Then ten small
 tenants, each with a change to be found every few seconds, alone and beside another tenant's large first pass. A start
@@ -49,7 +49,12 @@ def main(arguments: list[str]) -> None:
     numbers = [int(word) for word in arguments if word.isdigit()]
     people = numbers[0] if numbers else LARGE
     schedules = numbers[1] if len(numbers) > 1 else SCHEDULES
-    with acting(system("bench")), upstream.directory(people) as directory, ground.servers() as (_, folder):
+    with (
+        acting(system("bench")),
+        upstream.directory(people) as large,
+        upstream.directory(0) as directory,
+        ground.servers() as (_, folder),
+    ):
         units = upstream.entries(directory, schedules, PEOPLE_EACH)
         everybody = [upstream.follower(f"t{number}", directory, base, SCHEDULE) for number, base in enumerate(units)]
         storms = {
@@ -58,7 +63,8 @@ def main(arguments: list[str]) -> None:
         }
         for other in everybody[SMALL:]:
             other.schedule({"enabled": False})
-        delays = _beside_a_large_one(folder, directory, Changes(directory, everybody[:SMALL], units[:SMALL]), people)
+        changes = Changes(directory, everybody[:SMALL], units[:SMALL])
+        delays = _beside_a_large_one(folder, upstream.follower("large", large, large.people), changes, people)
     _tell(storms, delays, schedules)
 
 
@@ -131,10 +137,9 @@ class Changes:
 
 
 def _beside_a_large_one(
-    folder: Path, directory: OpenLdap, changes: Changes, people: int
+    folder: Path, large: Follower, changes: Changes, people: int
 ) -> dict[str, tuple[list[float], str]]:
     """Start delays of the small tenants' runs by what went on beside them, and what that came to."""
-    large = upstream.follower("large", directory, directory.people)
     with upstream.processes(folder, *WORKERS):
         alone = time.monotonic() + ALONE
         idle = changes.during(lambda: time.monotonic() < alone)

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> None:
     numbers = [int(word) for word in arguments if word.isdigit()]
     people = numbers[0] if numbers else 50_000
     rounds = numbers[1] if len(numbers) > 1 else ROUNDS
-    sample = max(200, min(4_000, people // 10))
+    sample = max(200, min(2_000, people // 10))
     with (
         acting(system("bench")),
         upstream.directory(people) as directory,
@@ -167,19 +168,14 @@ def _serving(folder: Path, directory: OpenLdap, ours: Follower, entries: int) ->
 def _readers(server: Server, reads: Iterator[bytes], waited: list[float]) -> Iterator[None]:
     """Inside, people are read at a steady pace."""
     over = threading.Event()
-    found: list[list[float]] = []
-
-    def read() -> None:
-        found.append(waits(server, reads, expect=(200,), a_second=PACE, connections=CONNECTIONS, over=over.is_set))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    waited += found[0]
+    pace = {"a_second": PACE, "connections": CONNECTIONS, "over": over.is_set}
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(lambda: waits(server, reads, expect=(200,), **pace))
+        try:
+            yield
+        finally:
+            over.set()
+        waited += reading.result()
 
 
 @contextmanager

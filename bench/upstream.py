@@ -10,11 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import psutil
-import sqlalchemy as sa
 
 from broker import bell
 from broker.context import Scope
@@ -48,13 +46,6 @@ class Follower:
             run = session.get_one(SyncRun, (self.scope.tenant_id, run_id))
             session.expunge(run)
             return run
-
-    def runs(self, since: datetime) -> Sequence[SyncRun]:
-        """Those that have begun since then."""
-        with unit(self.scope) as session:
-            found = session.scalars(sa.select(SyncRun).where(SyncRun.started_at >= since).order_by(SyncRun.no)).all()
-            session.expunge_all()
-            return found
 
     def finished(self, run_id: str) -> SyncRun:
         """The run, once it is over, which has to be a good one."""

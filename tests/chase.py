@@ -78,23 +78,31 @@ class Chase:
         self.run: Json | None = None
         self.wanted = 0
 
-    def under_fire(self, victims: Sequence[str], pause: tuple[float, float]) -> None:
-        """A run at every moment, and the next of the victims dies so long after the last one has been made up for."""
+    def under_fire(self, hands: Sequence[Sequence[str]], pause: tuple[float, float]) -> None:
+        """A run at every moment, and the next victim dies so long after the last one has been made up for.
+
+        The first hand strikes while everything is read for the first time, the others afterwards.
+        """
         struck = time.monotonic()
         with self.office.at_work():
-            for victim in victims:
-                self.until("a run under way", lambda: self.phase() != "nothing")
-                self.follow(self.chance.uniform(*pause))
-                self.until("a run under way", lambda: self.phase() != "nothing")
-                phase = self.phase()
-                self.strike(victim)
-                self.strikes[victim, phase] += 1
-            self.until("everything read once", lambda: self.office.is_late)
+            for hand in hands:
+                for victim in hand:
+                    self.until("a run under way", lambda: self.phase() != "nothing")
+                    self.follow(self.chance.uniform(*pause))
+                    self.until("a run under way", lambda: self.phase() != "nothing")
+                    phase = self.phase()
+                    self.strike(victim)
+                    self.strikes[victim, phase] += 1
+                self.until("everything read once", lambda: self.office.is_late)
             self.until("a run finished after that", self.finished())
         self.notes.append(("under fire", f"{time.monotonic() - struck:.0f} s"))
 
     def settle(self) -> None:
-        """Two full passes of a directory that nobody changes any more: the second one has nothing to do."""
+        """Two full passes of a directory that nobody changes any more: the second one has nothing to do.
+
+        The clock rests from now on, so that what is compared stands still.
+        """
+        self.door.patch(f"/identity-providers/{self.provider}", {"sync": {"enabled": False}})
         self.read_in_full()
         last = self.read_in_full()
         assert (last["unchanged"], last["created"], last["updated"]) == (last["read"], 0, 0), last
