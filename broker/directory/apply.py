@@ -160,6 +160,7 @@ class PageOfChanges:
         items: list[Item] = []
         quiet: list[tuple[int, Encoded]] = []
         seen: list[Link] = []
+        met: list[tuple[str, Record]] = []
         for key, record_ in records.items():
             if not _storable(record_):
                 self._skip(record_, "control_character")
@@ -176,6 +177,8 @@ class PageOfChanges:
                 items.append(Item(record_, stored_key, encoded, link))
         links.mark_seen(self.tenant, self.via.id, self.run_no, seen)
         links.rewrite_quietly(self.tenant, quiet)
+        if self.followed:
+            self._come(met)
         return items
 
     def _decide(self, items: Sequence[Item]) -> None:
@@ -316,7 +319,7 @@ class PageOfChanges:
         arrivals = [item for item in items if item.row and not item.skipped and item.arrives]
         members.arrived(self.tenant, self.via.id, [item.key for item in arrivals], self.tally)
         if self.followed:
-            single_members.come(self.tenant, self.via.id, list(_groups_named(arrivals)), self.tally)
+            self._come([(item.row.id, item.record) for item in items if item.row and not item.skipped])
         self._follow_primary(items, arrivals)
         here = {ref_key(item.record.ref): (item.row.id, item.record.kind) for item in arrivals if item.row}
         references.arrived(self.tenant, self.via.id, here, self.changes)
@@ -388,6 +391,14 @@ class PageOfChanges:
             item = groups[group]
             evidence = encode_leaving(leaving)
             self.outcome.losses.append(Loss(numbers[item.key], "shrink", "group", item.encoded.digest, evidence))
+
+    def _come(self, there: Sequence[tuple[str, Record]]) -> None:
+        """Whoever a delta tells of is in the groups that his record names (`memberOf`): one who was called gone before
+        is known by his name again."""
+        named = [
+            (id, ref_key(record_.ref), record_.name, group) for id, record_ in there for group in _groups_named(record_)
+        ]
+        single_members.come(self.tenant, self.via.id, named, self.tally)
 
     def _rename_members(self, items: Sequence[Item]) -> None:
         """Who has another name now is in his groups by that name: an upstream that is followed does not say so of each
@@ -477,14 +488,13 @@ def _alias(alias: str | None) -> str | None:
     return ref_key(alias) if alias is not None else None
 
 
-def _groups_named(arrivals: Iterable[Item]) -> Iterator[tuple[str, str, str, str]]:
-    """The groups that records say they are in (`memberOf`), for `deltas.come`."""
-    for item in arrivals:
-        values = next((held for name, held in item.record.attributes.items() if name.lower() == "memberof"), ())
-        for value in values:
-            with suppress(ValueError):
-                if item.row is not None and isinstance(value, str):
-                    yield item.row.id, ref_key(item.record.ref), item.record.name, ref_key(dn.fold(value))
+def _groups_named(record: Record) -> Iterator[str]:
+    """The references of the groups that a record says it is in."""
+    values = next((held for name, held in record.attributes.items() if name.lower() == "memberof"), ())
+    for value in values:
+        with suppress(ValueError):
+            if isinstance(value, str):
+                yield ref_key(dn.fold(value))
 
 
 def _primary(record: Record) -> str | None:

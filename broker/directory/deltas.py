@@ -67,6 +67,17 @@ _LEAVE = sa.text("""
     WHERE g.tenant_id = :tenant AND g.provider_id = :via AND g.resource_id = left_.group_id
 """)
 """Lists are not what was read any more: read again, they are news, even where they say the same as they did then."""
+_BACK = sa.text("""
+    UPDATE memberships m SET member_key = u.key, raw = u.raw
+    FROM unnest(CAST(:ids AS text[]), CAST(:keys AS text[]), CAST(:raws AS text[]), CAST(:groups AS text[]))
+         AS u(id, key, raw, group_ref)
+    JOIN links g ON g.ref = u.group_ref AND g.tenant_id = :tenant AND g.provider_id = :via AND g.gone_at IS NULL
+    WHERE m.tenant_id = :tenant AND m.via = :via AND m.kind = 'member' AND m.group_id = g.resource_id
+      AND m.member_id = u.id AND m.member_key = chr(1) || m.no
+      AND NOT EXISTS (
+          SELECT 1 FROM memberships o WHERE o.tenant_id = :tenant AND o.group_id = m.group_id AND o.via = :via
+            AND o.kind = 'member' AND o.member_key = u.key)
+""")
 _COME = sa.text("""
     INSERT INTO memberships (tenant_id, group_id, member_id, member_key, raw, ordinal, via, kind)
     SELECT :tenant, g.resource_id, u.id, u.key, u.raw, last.ordinal + 1, :via, 'member'
@@ -98,11 +109,12 @@ def leave(tenant: str, via: str, keys: Sequence[str]) -> None:
 
 
 def come(tenant: str, via: str, arrivals: Sequence[tuple[str, str, str, str]], tally: Tally) -> None:
-    """People and groups who are new here, or here again, `(id, key, name, key of a group)`: they are in the groups that
-    they themselves name, of which nothing else may be told."""
+    """People and groups whose records were read, `(id, key, name, key of a group)`: they are in the groups that they
+    themselves name, of which nothing else may be told, by the name they have now."""
     if arrivals:
         ids, keys, raws, groups = (list(column) for column in zip(*arrivals, strict=True))
         values = {"tenant": tenant, "via": via, "ids": ids, "keys": keys, "raws": raws, "groups": groups}
+        db.session().execute(_BACK, arrays(values))
         tally.gain(db.session().execute(_COME, arrays(values)))
 
 

@@ -439,6 +439,25 @@ def test_a_namesake_does_not_inherit_the_place_of_somebody_deleted_unseen(thirty
     assert "p03" in thirty.people() and thirty.members("team") == {"p01", "p02"}
 
 
+def test_who_was_called_gone_and_came_back_is_in_his_groups_by_name(thirty: Acme) -> None:
+    """Moved out of what is read and back, while the removal of so many was held."""
+    team = {"memberOf": ["CN=team,DC=corp"]}
+    kept = [person(f"p{n:02}", attributes=team) for n in range(8)]
+    thirty.directory.put(*kept, group("team", *(f"p{n:02}" for n in range(12))))
+    thirty.run()
+    thirty.directory.drop(*(record.key for record in kept))
+    assert thirty.run().status == "held"
+    thirty.directory.put(*kept)
+    assert thirty.run().status == "done"
+    with unit(thirty.scope) as session:
+        keys = set(
+            session.scalars(
+                sa.text("SELECT member_key FROM memberships WHERE tenant_id = :t").bindparams(t=thirty.scope.tenant_id)
+            )
+        )
+    assert keys == {f"cn=p{n:02},dc=corp" for n in range(12)}
+
+
 def test_a_held_group_whose_members_are_back_is_held_no_more(thirty: Acme) -> None:
     names = [f"p{n:02}" for n in range(20)]
     thirty.directory.put(group("team", *names))

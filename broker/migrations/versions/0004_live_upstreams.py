@@ -29,7 +29,10 @@ def upgrade() -> None:
     ):
         op.add_column("identity_providers", column)
     # It is a digest over fewer settings from now on: only those that say which records are read.
-    update("identity_providers", "good_config = NULL")
+    # Forced row-level security hides every tenant's rows from the owner of the table as well.
+    op.execute("ALTER TABLE identity_providers NO FORCE ROW LEVEL SECURITY")
+    op.execute("UPDATE identity_providers SET good_config = NULL")
+    op.execute("ALTER TABLE identity_providers FORCE ROW LEVEL SECURITY")
     op.create_index(
         "ix_identity_providers_due",
         "identity_providers",
@@ -45,7 +48,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("skipped IS NOT NULL OR name_kept"),
     )
     op.add_column("links", sa.Column("stale", sa.Boolean(), server_default=sa.text("false"), nullable=False))
-    update("sync_runs", "source = 'file'")
+    op.execute("ALTER TABLE sync_runs NO FORCE ROW LEVEL SECURITY")
+    op.execute("UPDATE sync_runs SET source = 'file'")
+    op.execute("ALTER TABLE sync_runs FORCE ROW LEVEL SECURITY")
     op.alter_column("sync_runs", "source", server_default="file", nullable=False)
     op.alter_column("sync_runs", "started_at", nullable=True)
     for column in (
@@ -66,10 +71,3 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'running'"),
     )
-
-
-def update(table: str, values: str) -> None:
-    """Every tenant's rows, which forced row-level security hides from the owner of the table as well."""
-    op.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
-    op.execute(f"UPDATE {table} SET {values}")
-    op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
