@@ -171,6 +171,8 @@ class PageOfChanges:
             if link and link.digest == encoded.digest and link.stands:
                 seen.append(link)
                 self.outcome.count(link.kind, "unchanged")
+                if link.resource_id:
+                    met.append((link.resource_id, record_))
                 if link.quiet_digest != encoded.quiet_digest:
                     quiet.append((link.no, encoded))
             else:
