@@ -76,16 +76,19 @@ class Chase:
         wanted = {"kind": "ldap", "name": "OpenLDAP", "config": config, "sync": schedule}
         self.provider = self.door.post("/identity-providers", wanted)["id"]
         self.run: Json | None = None
+        self.full = True
         self.wanted = 0
 
     def under_fire(self, hands: Sequence[Sequence[str]], pause: tuple[float, float]) -> None:
         """A run at every moment, and the next victim dies so long after the last one has been made up for.
 
-        The first hand strikes while everything is read for the first time, the others afterwards.
+        The first hand strikes while everything is read for the first time; then deltas are wanted and full passes in
+        turn.
         """
         struck = time.monotonic()
         with self.office.at_work():
-            for hand in hands:
+            for number, hand in enumerate(hands):
+                self.full = number % 2 == 0
                 for victim in hand:
                     self.until("a run under way", lambda: self.phase() != "nothing")
                     self.follow(self.chance.uniform(*pause))
@@ -125,7 +128,7 @@ class Chase:
             time.sleep(0.05)
 
     def keep_going(self) -> None:
-        """Somebody always wants a run now; every other one in full, since only that shows who has left."""
+        """Somebody always wants a run now."""
         run = self.current()
         if run["status"] == "running":
             return
@@ -134,7 +137,7 @@ class Chase:
             self.names = {one["id"]: _uid(one) for one in self.patiently(lambda: self.scim.resources("Users"))}
             self.office.everything_is_read()
         with suppress(Unexpected):
-            self.asked(full=self.wanted % 2 == 1)
+            self.asked(full=self.full)
             self.wanted += 1
 
     def until(self, what: str, true: Callable[[], bool], *, follow: bool = True) -> None:

@@ -29,7 +29,7 @@ def test_kills_while_a_live_directory_is_followed_lose_nobody_and_double_nothing
     with openldap(600) as directory:
         chase = Chase(installation, directory, people=600, seed=5, pause=0.1, page_size=25)
         chase.prepare()
-        chase.under_fire([VICTIMS], pause=(0.0, 0.5))
+        chase.under_fire([VICTIMS, ()], pause=(0.0, 0.5))
         chase.settle()
         chase.verify()
         chase.stop()
