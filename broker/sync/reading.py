@@ -36,8 +36,6 @@ LONGEST = timedelta(days=2)
 TOLD_EVERY = 10.0
 """Seconds between two lines of the log about a run."""
 RECONFIGURED = "The provider's configuration was changed while it was read."
-TOLD_EVERY = 10.0
-"""Seconds between two lines of the log about a run."""
 
 _ANALYZE = sa.text("SELECT scaikey_refresh_statistics()")
 _AGAIN = frozenset({"40001", "40P01", "55P03"})
