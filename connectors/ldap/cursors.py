@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from connectors.port import CursorExpired
 
+LONGEST_COOKIE = 48 * 1024
 _FORM = re.compile(
     r"ldap1:(?P<mode>dirsync|visible|usn|modified|full|pass):(?P<scope>[0-9a-f]{24}):(?P<place>[A-Za-z0-9_=.-]{0,65536})"
 ).fullmatch

@@ -39,7 +39,7 @@ _DISABLED = 0x2
 _TRUST = 0x800
 _EPOCH = datetime(1601, 1, 1, tzinfo=UTC)
 _LAST_FILETIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) * 10
-RANGE = re.compile(r"(?P<name>[^;]+);range=(?P<low>[0-9]+)-(?P<high>[0-9]+|\*)", re.IGNORECASE).fullmatch
+RANGE = re.compile(r"(?P<name>[^;]+);range=(?P<low>[0-9]{1,18})-(?P<high>[0-9]{1,18}|\*)", re.IGNORECASE).fullmatch
 _TIME = re.compile(
     r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)?(\d\d)?(?:[.,](\d{1,6})\d*)?(Z|[+-]\d\d(?:\d\d)?)", re.ASCII
 ).fullmatch

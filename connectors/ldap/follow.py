@@ -9,10 +9,10 @@ that only gained or lost members is not read: the difference is told, whatever t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldap3.protocol.microsoft import DirSyncControlRequestValue, extended_dn_control, show_deleted_control
 from ldap3.utils.asn1 import encode
@@ -20,12 +20,12 @@ from ldap3.utils.asn1 import encode
 from connectors import dn
 from connectors.egress import Egress
 from connectors.ldap.config import Config
-from connectors.ldap.cursors import Cursor
+from connectors.ldap.cursors import LONGEST_COOKIE, Cursor
 from connectors.ldap.entries import generalized_time
 from connectors.ldap.reading import Reader
 from connectors.ldap.scope import Scope, batches, key_of, scope_of, value
 from connectors.ldap.session import DIRSYNC, Session, opened
-from connectors.ldap.wire import Answer, Entry
+from connectors.ldap.wire import Entry, elements
 from connectors.port import Change, CursorExpired, Gone, Members, Misconfigured, Page, Record, Ref, Refused
 
 OVERLAP = timedelta(minutes=5)
@@ -35,7 +35,8 @@ _NOTHING = f"(objectGUID={value(bytes(16))})"
 _VISIBLE = 0x1
 _DIFFERENCES = -0x80000000
 _MOST_BYTES = 4 * 1024 * 1024
-_ALWAYS_TOLD = frozenset({"objectguid", "instancetype"})
+_MOST_IDLE = 10_000
+_ALWAYS_TOLD = frozenset({"objectguid", "parentguid", "instancetype"})
 _JOINED, _LEFT = "member;range=1-1", "member;range=0-0"
 _EXTENDED = re.compile(rb"(?:<(?:GUID=(?P<guid>[0-9a-fA-F-]+)|[^>]*)>;)*(?P<dn>.*)", re.DOTALL).fullmatch
 
@@ -110,19 +111,20 @@ def changes(config: Config, egress: Egress, cursor: Cursor) -> Iterator[Page]:
 
 
 def _by_dirsync(reader: Reader, cursor: Cursor) -> Iterator[Page]:
-    scope, more = reader.scope, True
-    while more:
+    scope = reader.scope
+    rounds = _rounds(reader.session, scope, f"(|{scope.kinds}(isDeleted=TRUE))", cursor)
+    while True:
         try:
-            answer = _dirsync(reader.session, scope, f"(|{scope.kinds}(isDeleted=TRUE))", cursor)
+            told = next(rounds, None)
         except Refused as error:
             raise CursorExpired(f"The server does not go on from the cursor: {error}") from None
+        if told is None:
+            return
         found = Found()
-        for entry in answer.entries:
+        for entry in told.entries:
             _sort(entry, scope, found)
-        told = answer.controls[DIRSYNC]
-        following, more = cursor.at(told["cookie"]), told["more_results"]
-        yield from _pages(reader, found, cursor, following, last=not more)
-        cursor = following
+        yield from _pages(reader, found, cursor, told.following, last=not told.more)
+        cursor = told.following
 
 
 def _sort(entry: Entry, scope: Scope, found: Found) -> None:
@@ -138,11 +140,12 @@ def _sort(entry: Entry, scope: Scope, found: Found) -> None:
     if key in scope.closure:
         # Whoever joined or left the group that people have to belong to may be wanted now, or not any more.
         found.again.update(dict.fromkeys(member for member, _ in (*joined, *left) if member))
-    if changed <= {_JOINED, _LEFT}:
+    if changed and changed <= {_JOINED, _LEFT}:
         found.members[key] = (joined, left)
         return
     found.again[key] = None
-    if "name" in changed:
+    # Of one that only moved a server may tell nothing but where it is now, which it tells of everybody.
+    if not changed or "name" in changed:
         found.renamed[key] = None
 
 
@@ -215,18 +218,19 @@ def _pages(reader: Reader, found: Found, before: Cursor, after: Cursor, last: bo
 
 
 def _told(reader: Reader, found: Found) -> Iterator[Change]:
-    """Records first, so that whom a group gained is known; then members; then who is gone."""
+    """Records first, groups after everybody else, so that whoever they name is known by the name he has now; then
+    members; then who is gone."""
     scope = reader.scope
     _descend(reader, found)
-    keys = [key for key in found.again if key not in found.gone]
-    missing = dict.fromkeys(keys)
+    missing = dict.fromkeys(key for key in found.again if key not in found.gone)
     today: dict[str, Ref] = {}
-    for batch in batches(keys):
-        for key, change in reader.again(batch):
-            missing.pop(key, None)
-            if isinstance(change, Record):
-                today[key] = Ref(change.ref, change.name)
-            yield change
+    for filter in (scope.ungrouped, scope.groups):
+        for batch in batches(list(missing)):
+            for key, change in reader.again(batch, filter):
+                missing.pop(key, None)
+                if isinstance(change, Record):
+                    today[key] = Ref(change.ref, change.name)
+                yield change
     groups = [key for key in found.members if key not in found.again and key not in found.gone]
     for batch in batches(groups):
         there = {key_of(entry, scope.key) for entry in reader.found(batch, scope.groups, [scope.key])}
@@ -249,21 +253,40 @@ def _descend(reader: Reader, found: Found) -> None:
     for batch in batches(list(found.renamed)):
         for root in inside:
             for unit in _all(reader.session, root, f"(&{scope.containers}{scope.named(batch)})"):
-                for entry in _all(reader.session, unit.dn.decode(), scope.kinds):
+                for entry in _all(reader.session, unit.name, scope.kinds):
                     if key := key_of(entry, scope.key):
                         found.again[key] = None
 
 
+class Round(NamedTuple):
+    """One answer to DirSync, and where the next one begins."""
+
+    entries: Sequence[Entry]
+    following: Cursor
+    more: bool
+
+
 def _skipped(session: Session, scope: Scope, cursor: Cursor) -> Cursor:
     """The cursor behind everything that is there now; entries are not asked for, so that this costs next to nothing."""
-    more = True
-    while more:
-        told = _dirsync(session, scope, _NOTHING, cursor).controls[DIRSYNC]
-        cursor, more = cursor.at(told["cookie"]), told["more_results"]
+    for told in _rounds(session, scope, _NOTHING, cursor):
+        cursor = told.following
     return cursor
 
 
-def _dirsync(session: Session, scope: Scope, filter: str, cursor: Cursor) -> Answer:
+def _rounds(session: Session, scope: Scope, filter: str, cursor: Cursor) -> Iterator[Round]:
+    idle = 0
+    while True:
+        told = _dirsync(session, scope, filter, cursor)
+        idle = 0 if told.entries else idle + 1
+        if told.more and (told.following == cursor or idle > _MOST_IDLE):
+            raise Refused(f"{session.server} says that there are more changes, and does not give them.")
+        yield told
+        if not told.more:
+            return
+        cursor = told.following
+
+
+def _dirsync(session: Session, scope: Scope, filter: str, cursor: Cursor) -> Round:
     control = DirSyncControlRequestValue()
     flags = _DIFFERENCES | (_VISIBLE if cursor.mode == "visible" else 0)
     control.setComponentByName("Flags", flags)
@@ -277,7 +300,10 @@ def _dirsync(session: Session, scope: Scope, filter: str, cursor: Cursor) -> Ans
     answer = session.search(scope.roots[0], filter, ["*"], controls=controls)
     if DIRSYNC not in answer.controls:
         raise Refused(f"{session.server} answers DirSync without a cookie.")
-    return answer
+    told = elements(answer.controls[DIRSYNC])
+    if len(told) != 3 or not 0 < len(told[2]) <= LONGEST_COOKIE:
+        raise Refused(f"{session.server} answers DirSync with no cookie, or one that is too long.")
+    return Round(answer.entries, cursor.at(told[2]), any(told[0]))
 
 
 def _moment(session: Session, scope: Scope) -> str:

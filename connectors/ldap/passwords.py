@@ -17,7 +17,7 @@ from connectors.ldap.entries import filetime
 from connectors.ldap.reading import Reader
 from connectors.ldap.scope import Scope, scope_of, value
 from connectors.ldap.session import Session, connected, opened
-from connectors.ldap.wire import Entry
+from connectors.ldap.wire import LITTLE, Entry
 from connectors.port import PASSWORD_REFUSALS, Identity, Misconfigured, Record, Refused
 
 LONGEST = 256
@@ -62,7 +62,7 @@ def check(config: Config, egress: Egress, name: str, password: str, may_try: Cal
 
 
 def _check(config: Config, egress: Egress, name: str, password: str, may_try: Callable[[str], bool]) -> Identity | None:
-    with opened(config, egress) as session:
+    with opened(config, egress, LITTLE) as session:
         person, policy = _person(config, session, name)
         active = session.root.active_directory
         lock_out = _lock_out(session, policy) if active else None
@@ -74,7 +74,7 @@ def _check(config: Config, egress: Egress, name: str, password: str, may_try: Ca
     kept_out = person is not None and (
         not allowed or (lock_out is not None and lock_out.keeps_out(person.attributes, config.lockout_margin, now))
     )
-    with connected(config, egress, [at]) as session:
+    with connected(config, egress, [at], LITTLE) as session:
         verdict = session.bind(person.name if person and not kept_out else nobody, password)
     if kept_out:
         raise Refused("The account is locked, or would be with one more wrong password.", LOCKED)

@@ -31,9 +31,9 @@ class Reader:
             for page in self.pages(base, self.scope.filter, self.scope.attributes):
                 yield [self.change(entry) for entry in page]
 
-    def again(self, keys: Sequence[str]) -> Iterator[tuple[str, Record | Unreadable]]:
-        """Those of these entries that are in scope now, each with its key."""
-        for entry in self.found(keys, self.scope.filter, self.scope.attributes):
+    def again(self, keys: Sequence[str], filter: str = "") -> Iterator[tuple[str, Record | Unreadable]]:
+        """Those of these entries that are in scope now, or in what of it the filter says, each with its key."""
+        for entry in self.found(keys, filter or self.scope.filter, self.scope.attributes):
             change = self.change(entry)
             if not isinstance(change, Gone):
                 yield self.scope.key_of(entry) or "", change
@@ -82,13 +82,19 @@ class Reader:
 
     def _rest(self, entry: Entry, name: str, high: str) -> Iterator[bytes]:
         """The values after those that the server was willing to give at once."""
+        size, low = entry.size, -1
         while high != "*":
+            if int(high) < low:
+                raise Unfit("partial_values", f"The server does not go on behind the first {low} values of {name}.")
             low = int(high) + 1
             more = self.session.entry(entry.dn.decode(), [f"{name};range={low}-*"])
             parts = [(entries.RANGE(held), values) for held, values in (more.attributes if more else {}).items()]
             part, values = next(((part, values) for part, values in parts if part), (None, []))
-            if part is None or part["low"] != str(low):
+            if part is None or part["low"] != str(low) or not values:
                 raise Unfit("partial_values", f"The server gives only the first {low} values of {name}.")
+            size += more.size if more else 0
+            if size > ldif.LARGEST:
+                raise Unfit("too_large", f"The entry is longer than {ldif.LARGEST} bytes.")
             yield from values
             high = part["high"]
 

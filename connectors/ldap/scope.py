@@ -57,7 +57,9 @@ class Scope:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        return ("*",) if self.active_directory else ("*", "entryUUID", "createTimestamp", "modifyTimestamp")
+        # Elsewhere than in Active Directory only who asks for memberOf is told it. In which groups somebody is who
+        # comes, or comes back, nothing else may tell.
+        return ("*",) if self.active_directory else ("*", "entryUUID", "createTimestamp", "modifyTimestamp", "memberOf")
 
     @property
     def key(self) -> str:
@@ -66,7 +68,12 @@ class Scope:
     @property
     def filter(self) -> str:
         """Everything that is read."""
-        return f"(|{self.wanted_people}{self.groups}{_UNITS})"
+        return f"(|{self.ungrouped}{self.groups})"
+
+    @property
+    def ungrouped(self) -> str:
+        """All of it but groups."""
+        return f"(|{self.wanted_people}{_UNITS})"
 
     @property
     def wanted_people(self) -> str:
@@ -157,14 +164,14 @@ def _closure(group: str, groups: str, session: Session) -> dict[str, str]:
     found = {group: key_of(head, key) or ""}
     if active:
         for entry in _below(session, f"(&{groups}(memberOf:{IN_CHAIN}:={value(group)}))", key):
-            found[entry.dn.decode()] = key_of(entry, key) or ""
+            found[entry.name] = key_of(entry, key) or ""
         return found
     fresh = [group]
     while fresh:
         clauses = "".join(f"(memberOf={value(name)})" for name in fresh[:BATCH])
         del fresh[:BATCH]
         for entry in _below(session, f"(&{groups}(|{clauses}))", key):
-            name = entry.dn.decode()
+            name = entry.name
             if name not in found:
                 found[name] = key_of(entry, key) or ""
                 fresh.append(name)

@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from ldap3 import BASE, SUBTREE
-from ldap3.core.exceptions import LDAPExceptionError
 from ldap3.protocol.rfc2696 import paged_search_control
 
+from connectors import dn
 from connectors.egress import Blocked, ConnectFailed, Egress, OutboundError, SecureSocket, TimedSocket, Timeout
 from connectors.ldap.config import Config, Server, server
 from connectors.ldap.entries import guid
-from connectors.ldap.wire import Answer, Entry, Wire
+from connectors.ldap.wire import MOST, Answer, Entry, Unsayable, Wire, elements
 from connectors.ldif import Unfit
 from connectors.port import Misconfigured, Refused, Unreachable
 
@@ -34,10 +34,15 @@ LONGEST_CONNECT = 10.0
 SHUNNED = 60.0
 """Seconds for which a server that did not answer is tried after the others, so that not everybody waits for it."""
 
+MOST_EMPTY = 100
+"""Pages in a row without an entry: a server that looks for a long time gives some, but not for ever."""
+
 _ACTIVE_DIRECTORY = "1.2.840.113556.1.4.800"
 _BUSY = frozenset({"busy", "unavailable", "timeLimitExceeded"})
 _CUT = frozenset({"sizeLimitExceeded", "adminLimitExceeded"})
 _ABSENT = frozenset({"noSuchObject", "insufficientAccessRights", "invalidDNSyntax"})
+_CONTEXTS = (("", "s"), ("default", ""))
+_NUMBER = re.compile(r"[0-9]{1,19}").fullmatch
 _DATA = re.compile(r"\bdata ([0-9a-f]{3,4})\b").search
 
 REASONS = {
@@ -115,8 +120,10 @@ class Session:
         attributes: Sequence[str],
         scope: str = SUBTREE,
         controls: Sequence[Any] = (),
+        most: int | None = None,
     ) -> Answer:
-        answer = self._told(lambda: self.wire.search(base, filter, scope, attributes, controls))
+        """`most`: how many entries there may be, where that is known."""
+        answer = self._told(lambda: self.wire.search(base, filter, scope, attributes, controls, most))
         if answer.code:
             raise _error(answer, self.server, base)
         return answer
@@ -124,7 +131,7 @@ class Session:
     def entry(self, base: str, attributes: Sequence[str], controls: Sequence[Any] = ()) -> Entry | None:
         """The entry of this name; None where there is none, or none we may see."""
         try:
-            found = self.search(base, "(objectClass=*)", attributes, BASE, controls).entries
+            found = self.search(base, "(objectClass=*)", attributes, BASE, controls, 1).entries
         except Refused as error:
             if error.code in _ABSENT:
                 return None
@@ -136,24 +143,29 @@ class Session:
     ) -> Iterator[list[Entry]]:
         """Everything below a base, page by page; after the last one the server has said that it was the last."""
         cookie: bytes | None = None
+        empty = 0
         while True:
             paging = paged_search_control(True, size, cookie)
-            answer = self.search(base, filter, attributes, controls=[*controls, paging])
+            answer = self.search(base, filter, attributes, controls=[*controls, paging], most=size)
             if PAGED not in answer.controls:
                 raise Refused(f"{self.server} does not give its entries in pages, so that they may not be all.")
-            cookie = answer.controls[PAGED]["cookie"]
+            *_, cookie = elements(answer.controls[PAGED]) or [b""]
             yield answer.entries
             if not cookie:
                 return
+            empty = 0 if answer.entries else empty + 1
+            if empty > MOST_EMPTY:
+                raise Refused(f"{self.server} gave {empty} pages in a row with nothing in them, and no last one.")
 
     def _told(self, ask: Callable[[], Answer]) -> Answer:
+        began = time.monotonic()
         try:
             return ask()
         except TimeoutError:
-            raise Unreachable(f"{self.server} did not answer in {self.wire.timeout:g} s.") from None
+            raise Unreachable(f"{self.server} did not answer in {time.monotonic() - began:.2g} s.") from None
         except OSError:
             raise Unreachable(f"{self.server} broke the connection off.") from None
-        except LDAPExceptionError as error:
+        except Unsayable as error:
             raise Misconfigured(f"The question cannot be put to {self.server}: {error}.") from None
 
     def _read_root(self) -> Root:
@@ -167,13 +179,14 @@ class Session:
             return next(iter(texts(name)), "")
 
         usn = text("highestcommittedusn")
+        contexts, default = (tuple(filter(_is_name, texts(f"{name}namingcontext{end}"))) for name, end in _CONTEXTS)
         return Root(
             active_directory=_ACTIVE_DIRECTORY in texts("supportedcapabilities"),
-            contexts=texts("namingcontexts"),
-            default=text("defaultnamingcontext") or next(iter(texts("namingcontexts")), ""),
+            contexts=contexts,
+            default=next(iter((*default, *contexts)), ""),
             controls=frozenset(texts("supportedcontrol")),
             host=text("dnshostname"),
-            usn=int(usn) if usn.isdecimal() else 0,
+            usn=int(usn) if _NUMBER(usn) else 0,
             service=text("dsservicename"),
         )
 
@@ -187,9 +200,9 @@ class Session:
             return ""
 
 
-def opened(config: Config, egress: Egress) -> Session:
-    """A session of the account we read with, at the first server that can be used."""
-    session = connected(config, egress)
+def opened(config: Config, egress: Egress, most: int = MOST) -> Session:
+    """A session of the account we read with, at the first server that can be used; no answer costs more than `most`."""
+    session = connected(config, egress, most=most)
     try:
         verdict = session.bind(config.bind_dn, config.bind_password)
     except BaseException:
@@ -203,13 +216,13 @@ def opened(config: Config, egress: Egress) -> Session:
     raise Misconfigured(text, {field: f"Is not accepted: {verdict.reason}."})
 
 
-def connected(config: Config, egress: Egress, servers: Sequence[Server] = ()) -> Session:
+def connected(config: Config, egress: Egress, servers: Sequence[Server] = (), most: int = MOST) -> Session:
     """A connection inside TLS that nobody has used yet, to the first server that answers."""
     failures: list[OutboundError] = []
     candidates = servers or [server(url) for url in config.servers]
     for at in sorted(candidates, key=lambda at: _silent.get((at, config.ca_certificates), 0.0) > time.monotonic()):
         try:
-            return _connect(at, config, egress)
+            return _connect(at, config, egress, most)
         except OutboundError as error:
             failures.append(error)
             if len(_silent) > 1000:
@@ -221,11 +234,11 @@ def connected(config: Config, egress: Egress, servers: Sequence[Server] = ()) ->
     raise Unreachable(text)
 
 
-def _connect(at: Server, config: Config, egress: Egress) -> Session:
+def _connect(at: Server, config: Config, egress: Egress, most: int) -> Session:
     deadline = time.monotonic() + config.timeout
     patience = min(config.timeout, LONGEST_CONNECT)
     raw = egress.connect(at.host, at.port, plaintext=False, deadline=deadline, timeout=patience, ports=PORTS)
-    wire = Wire(raw, config.timeout)
+    wire = Wire(raw, config.timeout, most)
     try:
         if not at.tls:
             _agree_on_tls(wire, at)
@@ -303,6 +316,13 @@ def _error(answer: Answer, at: Server, base: str) -> Refused | Unreachable:
             answer.name,
         )
     return Refused(f"{at} refuses a search below {base or 'its root'}: {_said(answer)}.", answer.name)
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return bool(dn.fold(text))
+    except ValueError:
+        return False
 
 
 def _said(answer: Answer) -> str:

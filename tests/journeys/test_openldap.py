@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from broker.context import acting, system
+from broker.db import unit
+from broker.models import Membership, Resource
 from connectors.ldap.session import Session
 from connectors.ldap.wire import Entry
 from tests.canonical_ldif import canonical
@@ -79,3 +84,42 @@ def titled(acme: Following, name: str) -> str:
     assert document is not None
     title: str = document["title"]
     return title
+
+
+def test_who_leaves_what_is_read_and_comes_back_is_in_the_groups_of_before(
+    acme: Following, slapd: OpenLdap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The groups have not changed meanwhile, and the record is all that tells of them."""
+    monkeypatch.setattr("connectors.ldap.follow.OVERLAP", timedelta(0))
+    dn = slapd.add_user("returning")
+    team = slapd.add_group("returners", [dn])
+    time.sleep(2.1)
+    wanted = {**acme.settings, "user_filter": "(!(title=external))"}
+    chosen = Following(make_world().acme, wanted)
+    chosen.sync()
+    chosen.guard({"min": 100, "percent": 100, "percent_24h": 100})
+    assert grouped(chosen, "returning@acme.test") == ["returners"]
+    slapd.set(dn, title="external")
+    chosen.sync()
+    assert chosen.document("returning@acme.test") is None
+    slapd.set(dn, title=None)
+    chosen.sync()
+    assert grouped(chosen, "returning@acme.test") == ["returners"]
+    before = chosen.events("user.%"), chosen.events("group.%")
+    chosen.sync(full=True)
+    assert (chosen.events("user.%"), chosen.events("group.%")) == before, "and nothing is told twice"
+    slapd.delete(team)
+    slapd.delete(dn)
+
+
+def grouped(acme: Following, name: str) -> list[str]:
+    """The groups somebody is in, by their names."""
+    person, group = sa.orm.aliased(Resource), sa.orm.aliased(Resource)
+    found = (
+        sa.select(group.display_name)
+        .join(Membership, Membership.group_id == group.id)
+        .join(person, person.id == Membership.member_id)
+        .where(person.name == name, person.removed_at.is_(None))
+    )
+    with unit(acme.scope) as session:
+        return list(session.scalars(found))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tests.upstreams import tls
 
+BOUND, SEARCHED, ENTRY, REFERENCE, EXTENDED = 0x61, 0x65, 0x64, 0x73, 0x78
+
 Script = Callable[[socket.socket, "Heard"], None]
 
 
@@ -83,5 +85,40 @@ def element(tag: int, contents: bytes) -> bytes:
     return bytes([tag]) + head + contents
 
 
-def result(number: int, operation: int, code: int = 0, said: str = "") -> bytes:
-    return message(number, operation, element(10, bytes([code])), element(4, b""), element(4, said.encode()))
+def result(number: int, operation: int, code: int = 0, said: str = "", **controls: bytes | None) -> bytes:
+    """A last message. `controls`: their values by identifier, with underscores for dots; None: without a value."""
+    done = element(operation, element(10, bytes([code])) + element(4, b"") + element(4, said.encode()))
+    told = b""
+    for oid, value in controls.items():
+        name = element(4, oid.lstrip("_").replace("_", ".").encode())
+        told += element(0x30, name + (b"" if value is None else element(4, value)))
+    return element(0x30, element(2, bytes([number])) + done + (element(0xA0, told) if told else b""))
+
+
+def paged(number: int, cookie: bytes = b"") -> bytes:
+    """The end of a page; without a cookie of the last one."""
+    value = element(0x30, element(2, b"\x00") + element(4, cookie))
+    return result(number, SEARCHED, _1_2_840_113556_1_4_319=value)
+
+
+def entry(number: int, dn: str, **attributes: list[bytes]) -> bytes:
+    pairs = [
+        element(0x30, element(4, name.encode()) + element(0x31, b"".join(element(4, value) for value in values)))
+        for name, values in attributes.items()
+    ]
+    return message(number, ENTRY, element(4, dn.encode()), element(0x30, b"".join(pairs)))
+
+
+def inside(folder: Path, *answers: bytes) -> Script:
+    """A server that begins with TLS and answers each question with the next of these."""
+
+    def script(peer: socket.socket, heard: Heard) -> None:
+        with secured(peer, folder) as secure:
+            for answer in answers:
+                if not question(secure, heard.inside):
+                    return
+                secure.sendall(answer)
+            while question(secure, heard.inside):
+                pass
+
+    return script

@@ -13,6 +13,9 @@ import pytest
 from connectors.dn import fold
 from connectors.ldap import cursors
 from connectors.ldap import session as sessions
+from connectors.ldap.follow import Found, _sort
+from connectors.ldap.scope import Scope
+from connectors.ldap.wire import Entry
 from connectors.port import CursorExpired, Members, Misconfigured, Record, Ref, Unreadable
 from tests.connectors.ldap.live import Follower, connect, everything, told
 from tests.upstreams.samba import ActiveDirectory, Service
@@ -236,6 +239,56 @@ def test_a_member_is_known_before_its_membership_and_a_changed_group_comes_whole
     assert [change.key for change in news.members] == [active_directory.guid(team)]
 
 
+def test_groups_are_told_after_everybody_they_may_name(active_directory: ActiveDirectory, way: str, unit: str) -> None:
+    dn = active_directory.add_user(name(), unit)
+    group = active_directory.add_group(name(), [dn], unit)
+    following = follower(active_directory, way, unit)
+    active_directory.set(group, description="Changed first")
+    inner = active_directory.add_ou(f"Ä {name()}", unit)
+    moved = active_directory.move(dn, inner)
+    changes = told(list(following.feed.changes_since(following.cursor)))
+    kinds = [change.kind for change in changes if isinstance(change, Record)]
+    assert sorted(kinds) == ["group", "unit", "user"] and kinds[-1] == "group"
+    (listed,) = (change for change in changes if isinstance(change, Record) and change.kind == "group")
+    assert [ref.raw for ref in listed.members or ()] == [moved]
+
+
+def sorted_out(*names: str, **attributes: list[bytes]) -> Found:
+    """What becomes of an entry of DirSync that tells these attributes besides those that are always told."""
+    always = {"objectGUID": [bytes(15) + b"\x01"], "parentGUID": [bytes(16)], "instanceType": [b"4"]}
+    entry = Entry(b"CN=a", {**always, **attributes, **{name: [b"x"] for name in names}}, 1)
+    found = Found()
+    _sort(entry, Scope(True, (), (), "", "", "", frozenset(), ""), found)
+    return found
+
+
+KEY = "00000000-0000-0000-0000-000000000001"
+BOB = b"<GUID=00000000-0000-0000-0000-000000000002>;CN=bob,DC=acme"
+
+
+def test_a_group_that_tells_where_it_is_and_whom_it_gained_is_not_read() -> None:
+    found = sorted_out(**{"member;range=1-1": [BOB]})
+    assert list(found.members) == [KEY] and not found.again and not found.renamed
+    ((joined, left),) = found.members.values()
+    assert [ref.raw for _, ref in joined] == ["CN=bob,DC=acme"] and left == []
+
+
+@pytest.mark.parametrize(
+    ("found", "renamed"),
+    [
+        (sorted_out(), True),
+        (sorted_out("name"), True),
+        (sorted_out("name", **{"member;range=0-0": [BOB]}), True),
+        (sorted_out("description"), False),
+        (sorted_out("description", **{"member;range=1-1": [BOB]}), False),
+    ],
+    ids=["where-it-is-alone", "name", "name-and-members", "another", "another-and-members"],
+)
+def test_what_moved_is_read_with_all_below_it(found: Found, renamed: bool) -> None:
+    assert list(found.again) == [KEY] and not found.members
+    assert list(found.renamed) == ([KEY] if renamed else [])
+
+
 def test_memberships_of_groups_outside_the_bases_are_not_told(active_directory: ActiveDirectory, unit: str) -> None:
     group = active_directory.add_group(name())
     following = follower(active_directory, "dirsync", unit)
@@ -433,6 +486,22 @@ def test_whom_the_filter_leaves_out_is_gone_by_time_as_well(small: OpenLdap) -> 
     key = next(record.key for record in following.news().records.values() if record.name == dn)
     small.set(dn, title="external")
     assert key in following.news().gone
+
+
+def test_who_comes_back_names_his_groups(small: OpenLdap) -> None:
+    """The group has not changed, so that nothing else may tell."""
+    dn = small.add_user("returning")
+    team = small.add_group("returners", [dn])
+    following = slow_follower(small, user_filter="(!(title=external))")
+    small.set(dn, title="external")
+    assert dn not in following.news().names
+    small.set(dn, title=None)
+    back = next(record for record in following.news().records.values() if record.name == dn)
+    assert back.attributes["memberOf"] == [team]
+    alone = small.add_user("alone")
+    record = next(record for record in following.news().records.values() if record.name == alone)
+    assert "memberOf" not in record.attributes
+    assert everything(following.feed)[back.key].attributes == back.attributes
 
 
 def test_a_renamed_unit_brings_everybody_below_it_by_time(small: OpenLdap, monkeypatch: pytest.MonkeyPatch) -> None:

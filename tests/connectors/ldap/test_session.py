@@ -18,10 +18,17 @@ from connectors.ldap import session as sessions
 from connectors.ldap.session import REASONS, Verdict, connected, opened
 from connectors.port import PASSWORD_REFUSALS, Misconfigured, Refused, Unreachable
 from tests.connectors.ldap.scripted_server import (
+    BOUND,
+    ENTRY,
+    EXTENDED,
+    REFERENCE,
+    SEARCHED,
     Heard,
     Script,
     certified,
     element,
+    entry,
+    inside,
     listening,
     message,
     question,
@@ -31,7 +38,6 @@ from tests.connectors.ldap.scripted_server import (
 
 SECRET = "secret-of-the-reader"
 LOOPBACK = Egress(loopback=True)
-BOUND, SEARCHED, ENTRY, REFERENCE, EXTENDED = 0x61, 0x65, 0x64, 0x73, 0x78
 AD_SAYS = "80090308: LdapErr: DSID-0C0903A9, comment: AcceptSecurityContext error, data {}, v1db1"
 
 
@@ -54,21 +60,6 @@ def nobody_shunned() -> Iterator[None]:
 def config(authority: str, *servers: str, **settings: Any) -> ldap.Config:
     ours = {"bind_dn": "cn=reader,dc=acme", "bind_password": SECRET, "timeout": 2, **settings}
     return ldap.Config(source="ldap", servers=list(servers), ca_certificates=authority, **ours)
-
-
-def inside(folder: Path, *answers: bytes) -> Script:
-    """A server that begins with TLS and answers each question with the next of these."""
-
-    def script(peer: socket.socket, heard: Heard) -> None:
-        with secured(peer, folder) as secure:
-            for answer in answers:
-                if not question(secure, heard.inside):
-                    return
-                secure.sendall(answer)
-            while question(secure, heard.inside):
-                pass
-
-    return script
 
 
 @contextmanager
@@ -318,14 +309,6 @@ def test_what_is_no_ldap_is_refused(authority: str, folder: Path, answer: bytes)
         pytest.raises((Refused, Unreachable)),
     ):
         session.search("dc=acme", "(objectClass=*)", ["*"])
-
-
-def entry(number: int, dn: str, **attributes: list[bytes]) -> bytes:
-    pairs = [
-        element(0x30, element(4, name.encode()) + element(0x31, b"".join(element(4, value) for value in values)))
-        for name, values in attributes.items()
-    ]
-    return message(number, ENTRY, element(4, dn.encode()), element(0x30, b"".join(pairs)))
 
 
 def test_secrets_are_dropped_and_referrals_are_not_followed(authority: str, folder: Path) -> None:
