@@ -17,6 +17,14 @@ from connectors.port import Misconfigured, setting
 
 MODES = ("auto", "dirsync", "usn", "full")
 LARGEST_PAGE = 1000
+MOST_SERVERS = 10
+MOST_NAMES = 50
+"""Of a list that is none of servers."""
+LONGEST = 4_000
+"""Characters of a text, but of certificates."""
+LONGEST_CERTIFICATES = 500_000
+DEEPEST = 20
+"""Parts within parts of a filter."""
 
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9-]*").fullmatch
 _FILES = frozenset({"source", "base_dn"})
@@ -100,13 +108,29 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        wrong = dict(self._wrong() if self.source == "ldap" else self._wrong_of_file())
-        try:
-            _ = self.base_dn and dn.fold(self.base_dn)
-        except ValueError as flaw:
-            wrong["base_dn"] = str(flaw)
+        wrong = dict(self._too_much())
+        if not wrong:
+            wrong = dict(self._wrong() if self.source == "ldap" else self._wrong_of_file())
+            try:
+                _ = self.base_dn and dn.fold(self.base_dn)
+            except ValueError as flaw:
+                wrong["base_dn"] = str(flaw)
         if wrong:
             raise Misconfigured("; ".join(f"{name}: {text}" for name, text in wrong.items()), wrong)
+
+    def _too_much(self) -> Iterator[tuple[str, str]]:
+        """Nothing further is looked at where this finds something: looking costs as much as there is."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+            longest = LONGEST_CERTIFICATES if field.name == "ca_certificates" else LONGEST
+            most = MOST_SERVERS if field.name == "servers" else MOST_NAMES
+            if len(texts) > most:
+                yield field.name, f"Has to name {most} at most."
+            elif any(len(text) > longest for text in texts):
+                yield field.name, f"Has to be {longest} characters at most."
+            elif any(not text.isascii() and not _is_text(text) for text in texts):
+                yield field.name, "Has letters that are none."
 
     def _wrong_of_file(self) -> Iterator[tuple[str, str]]:
         for field in fields(self):
@@ -132,7 +156,7 @@ class Config:
                 except ValueError as flaw:
                     yield name, str(flaw)
         if self.user_filter and not _is_filter(self.user_filter):
-            yield "user_filter", "Is no LDAP filter, such as (department=Sales)."
+            yield "user_filter", "Is no LDAP filter, such as (department=Sales), or nested too deep."
         if not 1 <= self.page_size <= LARGEST_PAGE:
             yield "page_size", f"Has to be 1 to {LARGEST_PAGE}."
         if not 1 <= self.timeout <= 300:
@@ -165,20 +189,28 @@ def server_flaw(url: str) -> str:
     return ""
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_pem(text: str) -> bool:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, ValueError, TypeError):
         return False
     return True
 
 
 def _is_filter(text: str) -> bool:
-    from ldap3.core.exceptions import LDAPExceptionError
-    from ldap3.operation.search import parse_filter
+    from connectors.ldap.wire import sayable
 
-    try:
-        parse_filter(text, None, False, False, None, False)
-    except (LDAPExceptionError, IndexError, AttributeError):
-        return False
-    return True
+    # Parentheses in values are escaped: every one of these opens a part, or ends it.
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        deepest = max(deepest, depth)
+    return deepest <= DEEPEST and sayable(text)
