@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,12 +17,12 @@ from flask import current_app
 
 from broker import running
 from broker.models import IdentityProvider
-from broker.patience import Place, Step, asking
+from broker.patience import Place, Step, asking, testing
 from broker.registry import providers
-from connectors import kinds
+from connectors import kinds, port
 from connectors.egress import Egress
 from connectors.http import HttpClient
-from connectors.port import ChangeFeed, Diagnose, PasswordCheck, SignIn
+from connectors.port import ChangeFeed, Diagnose, PasswordCheck, SignIn, Unreachable
 from connectors.shelf import MemoryShelf
 from scim import push
 
@@ -67,9 +67,28 @@ def password_check_of(provider: Provider) -> Iterator[PasswordCheck | None]:
 
 @contextmanager
 def diagnosis_of(provider: Provider, config: Any, callback: str) -> Iterator[Diagnose | None]:
-    """What explains why the provider does not work: it asks, though there was no answer a moment ago."""
-    with _step(provider, again=True) as http:
-        yield kinds.diagnose(provider.kind, config, http, callback=callback, egress=egress(provider.tenant_id))
+    """What explains why the provider does not work: it asks, though there was no answer a moment ago. Where there is no
+    turn to ask, that is what it says."""
+    if not kinds.is_live(provider.kind, config):
+        with _step(provider, again=True) as http:
+            yield kinds.diagnose(provider.kind, config, http, callback=callback)
+        return
+    with ExitStack() as turn:
+        try:
+            until = turn.enter_context(testing(_place(provider)))
+        except Unreachable as error:
+            yield _Untold(str(error))
+            return
+        reaching = replace(egress(provider.tenant_id), until=until)
+        yield kinds.diagnose(provider.kind, config, http_client(provider.tenant_id), egress=reaching)
+
+
+@dataclass(frozen=True, slots=True)
+class _Untold:
+    why: str
+
+    def steps(self) -> Iterator[port.Step]:
+        yield port.Step("connection", False, f"Nobody was asked. {self.why}", "Test it again in a moment.")
 
 
 def live_feed_of(provider: Provider) -> ChangeFeed | None:

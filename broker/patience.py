@@ -30,6 +30,10 @@ QUEUED = 2
 """How many more may wait for a turn. Of a process's threads (`Procfile`) two are left for everybody else."""
 QUEUE = 1.0
 """So many seconds at most a step waits for its turn, and only behind steps that have not taken longer themselves."""
+TEST = 30.0
+"""Seconds in which it is found out why an upstream does not work."""
+TESTS = 2
+"""How many of the steps of a process do that at once, each for another tenant."""
 REMEMBERED = 15.0
 """So many seconds who did not answer is not asked again."""
 
@@ -56,6 +60,7 @@ class _Turns:
         self._running: list[tuple[str, float]] = []
         """Tenant and beginning of each step that has a turn, oldest first."""
         self._queued = 0
+        self._tests: set[str] = set()
         self._silent: OrderedDict[Place, float] = OrderedDict()
         self._shared: OrderedDict[tuple[Place, str], tuple[float, Response]] = OrderedDict()
 
@@ -85,6 +90,20 @@ class _Turns:
             return True
         finally:
             self._queued -= 1
+
+    def take_test(self, tenant_id: str) -> float | None:
+        with self._changed:
+            if tenant_id in self._tests or len(self._tests) >= TESTS:
+                return None
+            self._tests.add(tenant_id)
+        began = self.take(tenant_id)
+        if began is None:
+            self._tests.discard(tenant_id)
+        return began
+
+    def end_test(self, tenant_id: str, began: float) -> None:
+        self._tests.discard(tenant_id)
+        self.give_back(tenant_id, began)
 
     def give_back(self, tenant_id: str, began: float) -> None:
         with self._changed:
@@ -152,6 +171,19 @@ def asking(place: Place) -> Iterator[float]:
         _turns.forget(place)
     finally:
         _turns.give_back(place.tenant_id, began)
+
+
+@contextmanager
+def testing(place: Place) -> Iterator[float]:
+    """A turn to find out otherwise than by HTTP why a place does not work, until the moment that is given. Who did not
+    answer a moment ago is asked, and what is found out is not remembered. Raises Unreachable where there is no turn."""
+    began = _turns.take_test(place.tenant_id)
+    if began is None:
+        raise Unreachable("Too many wait for an answer already, or are testing.")
+    try:
+        yield began + TEST
+    finally:
+        _turns.end_test(place.tenant_id, began)
 
 
 class Step(HttpClient):

@@ -166,7 +166,9 @@ PASSWORD_REFUSALS = frozenset(
 class Diagnose(Protocol):
     """An upstream that can explain why it does not work."""
 
-    def steps(self) -> Iterator[Step]: ...
+    def steps(self) -> Iterator[Step]:
+        """One after the other, as they are tried. Raises nothing: what goes wrong is a step that failed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

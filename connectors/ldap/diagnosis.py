@@ -1,11 +1,14 @@
 """Why reading a directory does not work, or not as well as it could: one step after the other, each with its mend.
 
-Nothing is changed and nothing is kept. What the account may do is found by trying it.
+Nothing is changed and nothing is kept. What the account may do is found by trying it. Somebody waits for the answer:
+what has not been tried when the time is up (`Egress.until`) is said not to have been, and nothing is read to its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ldap3.protocol.microsoft import show_deleted_control
 
@@ -14,10 +17,11 @@ from connectors.ldap import follow
 from connectors.ldap.config import Config, server
 from connectors.ldap.reading import Reader
 from connectors.ldap.scope import Scope, scope_of
-from connectors.ldap.session import Session, connected
+from connectors.ldap.session import LONGEST_CONNECT, Session, connected
+from connectors.ldap.wire import LITTLE
 from connectors.port import Misconfigured, Refused, Step, UpstreamError
 
-COUNTED = 10_000
+COUNTED = 2_000
 """How many people are counted before "more than" is answer enough."""
 
 _WAYS = {
@@ -40,20 +44,37 @@ _SHOW = (
 def steps(config: Config, egress: Egress) -> Iterator[Step]:
     """The steps in order; what a failed one makes pointless does not follow."""
     session: Session | None = None
-    for url in config.servers:
-        try:
-            reached = connected(config, egress, [server(url)])
-        except UpstreamError as error:
-            yield Step("connection", False, str(error), _connection_mend(error))
-            continue
-        yield Step("connection", True, f"{reached.server} answers inside TLS, and its certificate is accepted.")
-        if session is None:
-            session = reached
-        else:
-            reached.wire.close()
-    if session is not None:
-        with session:
-            yield from _asked(config, session)
+    # One that is silent shall not use up the time of the others.
+    hasty = replace(config, timeout=min(config.timeout, int(LONGEST_CONNECT)))
+    try:
+        for url in config.servers:
+            if _is_over(egress):
+                yield _untried("connection", f"{url}: ")
+                continue
+            try:
+                reached = connected(hasty, egress, [server(url)], LITTLE)
+            except UpstreamError as error:
+                yield Step("connection", False, str(error), _connection_mend(error))
+                continue
+            if session is None:
+                session = reached
+            else:
+                reached.wire.close()
+            yield Step("connection", True, f"{reached.server} answers inside TLS, and its certificate is accepted.")
+        if session is not None:
+            session.wire.timeout = config.timeout
+            yield from _asked(config, egress, session)
+    finally:
+        if session is not None:
+            session.wire.close()
+
+
+def _is_over(egress: Egress) -> bool:
+    return time.monotonic() >= egress.until
+
+
+def _untried(name: str, what: str = "") -> Step:
+    return Step(name, False, f"{what}Not tried: the time is up.", "See why the steps before took so long.")
 
 
 def _connection_mend(error: UpstreamError) -> str:
@@ -67,17 +88,13 @@ def _connection_mend(error: UpstreamError) -> str:
     return "Check the server's name and port, the firewall, and that it speaks LDAPS (636) or StartTLS (389)."
 
 
-def _asked(config: Config, session: Session) -> Iterator[Step]:
-    try:
-        verdict = session.bind(config.bind_dn, config.bind_password)
-    except UpstreamError as error:
-        yield Step("credential", False, str(error), "The server has to check passwords by simple bind inside TLS.")
+def _asked(config: Config, egress: Egress, session: Session) -> Iterator[Step]:
+    if _is_over(egress):
+        yield from map(_untried, ("credential", "bases", "changes", "deletions", "people"))
         return
-    if not verdict.ok:
-        found = f"The server does not accept {config.bind_dn}: {verdict.reason}."
-        yield Step("credential", False, found, "Check bind_dn and bind_password, and the state of that account.")
+    yield (credential := _credential(config, session))
+    if not credential.ok:
         return
-    yield Step("credential", True, f"The server accepts {config.bind_dn}.")
     try:
         scope = scope_of(config, session)
         absent = [base for base in scope.bases if session.entry(base, [scope.key]) is None]
@@ -90,10 +107,26 @@ def _asked(config: Config, session: Session) -> Iterator[Step]:
         return
     kind = "Active Directory" if scope.active_directory else "Another directory than Active Directory"
     yield Step("bases", True, f"{kind}; read is what lies below {'; '.join(scope.bases)}.")
-    yield _changes(config, session, scope)
-    if scope.active_directory and config.mode != "full":
-        yield _deletions(session, scope)
-    yield _people(session, scope)
+    further: dict[str, Callable[[], Step]] = {
+        "changes": lambda: _changes(config, session, scope),
+        "deletions": lambda: _deletions(session, scope),
+        "people": lambda: _people(session, scope),
+    }
+    if not scope.active_directory or config.mode == "full":
+        del further["deletions"]
+    for name, tried in further.items():
+        yield _untried(name) if _is_over(egress) else tried()
+
+
+def _credential(config: Config, session: Session) -> Step:
+    try:
+        verdict = session.bind(config.bind_dn, config.bind_password)
+    except UpstreamError as error:
+        return Step("credential", False, str(error), "The server has to check passwords by simple bind inside TLS.")
+    if verdict.ok:
+        return Step("credential", True, f"The server accepts {config.bind_dn}.")
+    found = f"The server does not accept {config.bind_dn}: {verdict.reason}."
+    return Step("credential", False, found, "Check bind_dn and bind_password, and the state of that account.")
 
 
 def _changes(config: Config, session: Session, scope: Scope) -> Step:
@@ -119,6 +152,8 @@ def _deletions(session: Session, scope: Scope) -> Step:
             )
         except (Refused, StopIteration):
             page = []
+        except UpstreamError as error:
+            return Step("deletions", False, str(error), "The server has to answer in time.")
         if page:
             return Step("deletions", True, "The account sees what was deleted: it goes with the next run.")
     return Step(

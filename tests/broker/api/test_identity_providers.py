@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +17,7 @@ from broker.models import IdentityProvider, Link, ScimToken
 from broker.registry import providers
 from connectors import kinds
 from connectors.egress import Egress
-from connectors.port import Step, setting
+from connectors.port import Page, Step, setting
 from tests import issuer
 from tests.casting import Caller, Cast, code, give_role, make_group, make_user
 from tests.issuer import CLIENT, SECRET
@@ -294,6 +297,78 @@ def test_a_provider_stays_while_a_token_provisions_for_it(cast: Cast) -> None:
     with platform_scope() as session:
         kept = session.query(ScimToken).filter_by(id=token["id"]).one()
         assert kept.revoked_at is not None and kept.identity_provider_id is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("ca_certificates", "-----BEGIN CERTIFICATE-----\n\u00fc\n-----END CERTIFICATE-----"),
+        ("user_filter", "(a=**)"),
+        ("user_filter", "(&" * 400 + "(a=b)" + ")" * 400),
+        ("servers", ["ldaps://dc.acme.example"] * 11),
+    ],
+    ids=["letters", "stars", "depth", "servers"],
+)
+def test_settings_of_a_live_directory_that_cannot_work_are_refused_by_name(
+    cast: Cast, setting: str, value: Any
+) -> None:
+    right = {
+        "source": "ldap",
+        "servers": ["ldaps://dc.acme.example"],
+        "bind_dn": "reader@acme.example",
+        "bind_password": "secret",
+    }
+    refused = cast.acme_admin.post(PATH, new(config={**right, setting: value}))
+    assert code(refused) == (422, "validation_failed")
+    assert list(refused.get_json()["errors"]) == [f"config.{setting}"]
+    assert make(cast.acme_admin, config=right)["config"]["bind_password"] == "***"
+
+
+class Live:
+    """A live upstream whose diagnosis waits until it may go on."""
+
+    def __init__(self, egress: Egress) -> None:
+        self.egress = egress
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def changes_since(self, cursor: str | None) -> Iterator[Page]:
+        raise AssertionError("nobody is read")
+
+    def steps(self) -> Iterator[Step]:
+        self.begun.set()
+        yield Step("waited", self.go_on.wait(20), f"{self.egress.until - time.monotonic():.0f} s are left")
+
+
+def test_testing_a_live_directory_has_a_turn_and_an_end(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Live] = []
+
+    def connects(config: Somewhere, egress: Egress) -> Live:
+        made.append(Live(egress))
+        return made[-1]
+
+    monkeypatch.setattr(kinds, "KINDS", {**kinds.KINDS, "ldap": kinds.Connector(Somewhere, connects=connects)})
+    path = f"{PATH}/{make(cast.acme_admin, config={'source': 'ldap'})['id']}"
+
+    def tested() -> dict[str, Any]:
+        verdict: dict[str, Any] = cast.acme_admin.post(f"{path}/test").get_json()
+        return verdict
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(tested)
+        try:
+            deadline = time.monotonic() + 10
+            while not any(one.begun.is_set() for one in made) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            verdict = tested()
+            said = [(step["name"], step["ok"]) for step in verdict["steps"]]
+            assert said == [("settings", True), ("connection", False)]
+            assert "Nobody was asked" in verdict["steps"][-1]["found"] and not verdict["ok"]
+        finally:
+            for one in made:
+                one.go_on.set()
+    (_, waited) = first.result()["steps"]
+    assert waited["ok"] and 25 < int(waited["found"].partition(" ")[0]) <= 30
+    assert len([one for one in made if one.begun.is_set()]) == 1
 
 
 @dataclass(frozen=True)

@@ -246,3 +246,36 @@ def test_what_asks_otherwise_than_by_http_has_the_same_turns_and_the_same_memory
     with pytest.raises(ValueError, match="wrong"), patience.asking(place):
         raise ValueError("wrong")
     assert ask(Upstream(), "bound", "another") == 200, "the turn was given back"
+
+
+def test_tests_have_turns_of_their_own_length_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "QUEUE", 0.1)
+    first, second, third = (patience.Place(f"testing {number}", "idp") for number in range(3))
+    with pytest.raises(Unreachable), patience.asking(first):
+        time.sleep(0.15)
+        raise Unreachable("silence")
+    with patience.testing(first) as until:
+        assert patience.TEST - 1 < until - time.monotonic() <= patience.TEST, "who was silent is asked"
+        with pytest.raises(Unreachable, match="testing"), patience.testing(first):
+            raise AssertionError("one for a tenant")
+        with patience.testing(second), pytest.raises(Unreachable, match="testing"), patience.testing(third):
+            raise AssertionError("and two for a process")
+        for _ in range(patience.OF_A_TENANT):
+            with patience.asking(patience.Place(first.tenant_id, "another")):
+                pass
+    with pytest.raises(ValueError, match="wrong"), patience.testing(third):
+        raise ValueError("wrong")
+    with patience.testing(third):
+        pass
+    assert patience._turns.is_silent(first), "and remembered as it was"
+
+
+def test_a_test_takes_one_of_its_tenants_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_at_a_time(monkeypatch, 0.1)
+    place = patience.Place("one turn", "idp")
+    with patience.asking(place), pytest.raises(Unreachable), patience.testing(place):
+        raise AssertionError("there is none left")
+    with patience.testing(place), pytest.raises(Unreachable), patience.asking(place):
+        raise AssertionError("nor now")
+    with patience.testing(place):
+        pass

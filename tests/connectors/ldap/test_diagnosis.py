@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from connectors.egress import Egress
+from connectors.ldap import diagnosis, wire
 from connectors.ldap import session as sessions
 from connectors.ldap.directory import LiveDirectory
-from connectors.port import ChangeFeed, Diagnose, Lookup, PasswordCheck, Step
+from connectors.ldap.reading import Reader
+from connectors.port import ChangeFeed, Diagnose, Lookup, PasswordCheck, Refused, Step, Unreachable
 from tests.connectors.ldap.live import config, connect
 from tests.upstreams.samba import ActiveDirectory, Service
 from tests.upstreams.slapd import OpenLdap, openldap
@@ -148,3 +152,106 @@ def test_the_guard_is_passed(small: OpenLdap) -> None:
     (failed,) = LiveDirectory(config(small), Egress()).steps()
     assert not failed.ok
     assert "operator" in failed.mend
+
+
+def test_what_there_is_no_time_for_is_said_not_to_have_been_tried(
+    small: OpenLdap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = time.monotonic() + 3
+    whole = diagnosis._changes
+
+    def slowly(*args: Any) -> Step:
+        step = whole(*args)
+        time.sleep(max(0.0, until - time.monotonic()))
+        return step
+
+    monkeypatch.setattr(diagnosis, "_changes", slowly)
+    taken = list(LiveDirectory(config(small), Egress(loopback=True, until=until)).steps())
+    assert [(step.name, step.ok) for step in taken[:-1]] == [
+        ("connection", True),
+        ("credential", True),
+        ("bases", True),
+        ("changes", True),
+    ]
+    assert (taken[-1].name, taken[-1].ok) == ("people", False) and "the time is up" in taken[-1].found
+    late = LiveDirectory(config(small, servers=[small.url, small.starttls_url]), Egress(loopback=True, until=until))
+    assert [(step.name, step.ok) for step in late.steps()] == [("connection", False)] * 2
+
+
+def test_time_that_ends_within_a_step_fails_it(small: OpenLdap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.ldap.session.LONGEST_CONNECT", 0.3)
+    until = time.monotonic() + 0.6
+    with mute() as url:
+        taken = list(LiveDirectory(config(small, servers=[url] * 5), Egress(loopback=True, until=until)).steps())
+    assert [(step.name, step.ok) for step in taken] == [("connection", False)] * 5
+    assert "the time is up" in taken[-1].found and "the time is up" not in taken[0].found
+    assert time.monotonic() < until + 2
+
+
+def test_a_silent_server_does_not_use_up_the_time_of_the_others(
+    small: OpenLdap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "LONGEST_CONNECT", 1.0)
+    began = time.monotonic()
+    with mute() as url:
+        taken = list(connect(small, servers=[url, small.url]).steps())
+    assert [step.ok for step in taken] == [False, True, True, True, True, True]
+    assert time.monotonic() - began < 10
+
+
+def test_a_search_for_what_was_deleted_that_is_not_answered_is_a_step_that_failed(
+    active_directory: ActiveDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sessions.Session.pages
+
+    def pages(self: sessions.Session, base: str, filter: str, *rest: Any) -> Any:
+        if "isDeleted" in filter:
+            raise Unreachable("silence")
+        return whole(self, base, filter, *rest)
+
+    monkeypatch.setattr(sessions.Session, "pages", pages)
+    taken = steps(active_directory)
+    assert list(taken) == ALL
+    assert [step.found for step in taken.values() if not step.ok] == ["silence"]
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_a_server_that_talks_nonsense_is_steps_that_fail(
+    small: OpenLdap, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """After so many answers that were in order."""
+    real, asked = wire.Wire._answer, 0
+
+    def answered(self: wire.Wire, entries: int | None) -> wire.Answer:
+        nonlocal asked
+        asked += 1
+        if asked > after:
+            raise Refused("What the server says is not LDAP.")
+        return real(self, entries)
+
+    monkeypatch.setattr(wire.Wire, "_answer", answered)
+    taken = steps(small)
+    assert not list(taken.values())[-1].ok
+    assert all(step.ok for step in list(taken.values())[:-2])
+
+
+def test_people_are_not_read_to_the_last(small: OpenLdap, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = wire.Wire.search
+
+    def watched(self: wire.Wire, base: str, filter: str, *rest: Any) -> wire.Answer:
+        asked.append(filter)
+        return real(self, base, filter, *rest)
+
+    monkeypatch.setattr(wire.Wire, "search", watched)
+    monkeypatch.setattr(diagnosis, "COUNTED", 5)
+    monkeypatch.setattr(diagnosis, "Reader", lambda session, scope, size: Reader(session, scope, 3))
+    assert steps(small)["people"].found.startswith("More than 5 people")
+    assert sum("inetOrgPerson" in filter for filter in asked) == 2
+
+
+@contextmanager
+def mute() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"ldaps://localhost:{server.getsockname()[1]}"
