@@ -88,6 +88,17 @@ def _connection_mend(error: UpstreamError) -> str:
     return "Check the server's name and port, the firewall, and that it speaks LDAPS (636) or StartTLS (389)."
 
 
+def _credential(config: Config, session: Session) -> Step:
+    try:
+        verdict = session.bind(config.bind_dn, config.bind_password)
+    except UpstreamError as error:
+        return Step("credential", False, str(error), "The server has to check passwords by simple bind inside TLS.")
+    if verdict.ok:
+        return Step("credential", True, f"The server accepts {config.bind_dn}.")
+    found = f"The server does not accept {config.bind_dn}: {verdict.reason}."
+    return Step("credential", False, found, "Check bind_dn and bind_password, and the state of that account.")
+
+
 def _asked(config: Config, egress: Egress, session: Session) -> Iterator[Step]:
     if _is_over(egress):
         yield from map(_untried, ("credential", "bases", "changes", "deletions", "people"))
@@ -116,17 +127,6 @@ def _asked(config: Config, egress: Egress, session: Session) -> Iterator[Step]:
         del further["deletions"]
     for name, tried in further.items():
         yield _untried(name) if _is_over(egress) else tried()
-
-
-def _credential(config: Config, session: Session) -> Step:
-    try:
-        verdict = session.bind(config.bind_dn, config.bind_password)
-    except UpstreamError as error:
-        return Step("credential", False, str(error), "The server has to check passwords by simple bind inside TLS.")
-    if verdict.ok:
-        return Step("credential", True, f"The server accepts {config.bind_dn}.")
-    found = f"The server does not accept {config.bind_dn}: {verdict.reason}."
-    return Step("credential", False, found, "Check bind_dn and bind_password, and the state of that account.")
 
 
 def _changes(config: Config, session: Session, scope: Scope) -> Step:

@@ -371,7 +371,7 @@ def test_a_password_of_openldap(acme: Stage) -> None:
 
 
 @pytest.mark.usefixtures("openldap")
-def test_a_directory_that_falls_silent_is_told_in_seconds_and_counted_against_nobody(
+def test_a_directory_that_falls_silent_is_told_in_seconds_and_keeps_nobody_out_when_it_is_back(
     acme: Stage, slapd: OpenLdap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = f"{OPENLDAP_PASSWORD}7"
@@ -385,10 +385,11 @@ def test_a_directory_that_falls_silent_is_told_in_seconds_and_counted_against_no
         assert answer.status_code == 503 and "Acme LDAP" in answer.get_data(as_text=True)
         assert first < patience.PATIENCE + 2
         began = time.monotonic()
-        assert [show(acme, "user00007", "wrong").status_code for _ in range(6)] == [503] * 6
+        answers = [show(acme, "user00007", "wrong").status_code for _ in range(6)]
+        assert answers[:4] == [503] * 4 and 429 in answers[4:], "no password of ours may be guessed at meanwhile"
         assert time.monotonic() - began < 3 * patience.PATIENCE, "it is not asked again for a while"
     finally:
         slapd._process.send_signal(signal.SIGCONT)
     monkeypatch.setattr(patience.time, "monotonic", lambda beyond=time.monotonic: beyond() + patience.REMEMBERED)
     assert show(acme, "user00007", right).status_code == 303
-    assert acme.reasons() == ["upstream_unavailable"] * 7
+    assert set(acme.reasons()) == {"upstream_unavailable"}
