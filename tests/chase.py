@@ -30,7 +30,7 @@ from tests.upstreams.slapd import OpenLdap
 
 UNDER_WAY = ("first pass", "full pass", "delta", "nothing")
 _READ = "(|(objectClass=inetOrgPerson)(objectClass=groupOfNames)(objectClass=organizationalUnit))"
-_ATTRIBUTES = ("*", "entryUUID", "createTimestamp", "modifyTimestamp")
+_ATTRIBUTES = ("*", "entryUUID", "createTimestamp", "modifyTimestamp", "memberOf")
 _KINDS = frozenset({"User", "Group", "OrganizationalUnit"})
 _SILENCE, _PASS = 60.0, 600.0
 
