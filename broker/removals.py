@@ -198,6 +198,12 @@ def reject(run_id: str) -> None:
     tell("rejected", via, run)
 
 
+def fail(via: IdentityProvider, run: SyncRun, problem: str) -> None:
+    """The pass is over before its end: what it created and changed stays, and it takes nobody away."""
+    run.status, run.problem, run.finished_at = "failed", problem, sa.func.now()
+    tell("failed", via, run)
+
+
 def tell(deed: str, via: IdentityProvider, run: SyncRun) -> None:
     """Record `sync.{deed}` of the provider, with the run's numbers."""
     db.session().flush()

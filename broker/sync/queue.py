@@ -68,7 +68,6 @@ _ATTEMPT = sa.text("""
     UPDATE sync_runs SET attempts = attempts + 1, kind = CASE WHEN :full THEN 'full' ELSE kind END
     WHERE tenant_id = :tenant AND id = :run
 """)
-_OWED = sa.text("SELECT id FROM sync_runs WHERE tenant_id = :tenant AND provider_id = :via AND status = 'running'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +165,7 @@ def cancel(run: SyncRun) -> None:
     if run.started_at is None or session.scalar(
         sa.select(sa.func.coalesce(via.lease_until, sa.func.now()) <= sa.func.now())
     ):
-        run.status, run.problem, run.finished_at = "failed", f"Cancelled by {run.cancelled_by}.", sa.func.now()
-        removals.tell("failed", via, run)
+        removals.fail(via, run, f"Cancelled by {run.cancelled_by}.")
 
 
 def give_up(claimed: Claim, problem: str) -> None:
@@ -175,9 +173,8 @@ def give_up(claimed: Claim, problem: str) -> None:
     lease = claimed.lease
     via = removals.quietly(lease.extend())
     run = db.session().get_one(SyncRun, (lease.scope.tenant_id, claimed.order.run_id))
-    run.status, run.problem, run.finished_at = "failed", problem, sa.func.now()
     via.failures += 1
-    removals.tell("failed", via, run)
+    removals.fail(via, run, problem)
 
 
 def _owe(

@@ -102,9 +102,7 @@ class Reading:
             self.refuse_to_go_on(via, run)
             self.kind = run.kind = page.kind
             run.cursor, run.complete = page.cursor, page.last
-            for outcome in self._applied(page.changes, via, run.no):
-                book.count(run, outcome)
-                removals.keep(via, run, outcome.losses)
+            self._bring_in(page.changes, via, run)
             if self.live and page.total is None:
                 run.done = run.read
             else:
@@ -138,6 +136,11 @@ class Reading:
         if any(before < step <= created for step in GROWTH):
             with suppress(OperationalError), self.unit() as session, session.begin_nested():
                 session.execute(_ANALYZE)
+
+    def _bring_in(self, changes: Sequence[Change], via: IdentityProvider, run: SyncRun) -> None:
+        for outcome in self._applied(changes, via, run.no):
+            book.count(run, outcome)
+            removals.keep(via, run, outcome.losses)
 
     def _applied(self, changes: Sequence[Change], via: IdentityProvider, run_no: int) -> Iterator[Outcome]:
         """Apply a page. One the database refuses is halved until the record it refuses is alone, and skipped."""
@@ -191,9 +194,7 @@ class Reading:
             with self.unit() as session:
                 via, run = self.lease.extend(), self.run()
                 self.refuse_to_go_on(via, run)
-                for outcome in self._applied(found, via, run.no):
-                    book.count(run, outcome)
-                    removals.keep(via, run, outcome.losses)
+                self._bring_in(found, via, run)
                 session.flush()
 
     def _take_away(self, losses: Sequence[Loss]) -> None:
@@ -248,11 +249,10 @@ class Reading:
     def fail(self, error: Exception, problem: str | None = None) -> None:
         with self.unit():
             via, run = self.lease.extend(), self.run()
-            run.status, run.problem, run.finished_at = "failed", problem or str(error), sa.func.now()
             if self.live and not isinstance(error, Ended):
                 removals.quietly(via).failures += 1
                 self._try_soon(via, error)
-            removals.tell("failed", via, run)
+            removals.fail(via, run, problem or str(error))
             self.note(run)
 
     def _try_soon(self, via: IdentityProvider, error: Exception) -> None:

@@ -137,7 +137,7 @@ class _Pass(Reading):
             spool.close()
 
     def read(self, cursor: str | None = None, *, complete: bool = False) -> str:
-        if not self.order.live:
+        if not self.live:
             cursor = self._begin()
         try:
             if not complete:
@@ -175,7 +175,7 @@ class _Pass(Reading):
         failed = kept["status"] == "failed"
         with unit(self.scope) as session:
             via = self.lease.extend()
-            waits = self.order.live and not failed and via.good_config not in (None, self.config)
+            waits = self.live and not failed and via.good_config not in (None, self.config)
             kept |= {"cursor": None, "finished_at": sa.func.now()}
             kept["status"] = "failed" if failed else "held" if waits else "done"
             if waits:
@@ -205,8 +205,7 @@ class _Pass(Reading):
                 raise Conflict("The provider's configuration was changed at this moment")
             run = self._wanted(session)
             if run is not None and run.config not in (None, self.config):
-                run.status, run.problem, run.finished_at = "failed", RECONFIGURED, sa.func.now()
-                removals.tell("failed", via, run)
+                removals.fail(via, run, RECONFIGURED)
                 run = None
             if run is None:
                 run = self._start(live=True)
@@ -305,9 +304,9 @@ class _Pass(Reading):
         A live upstream's run goes on under another number, so that what its earlier part met does not count as met. Of
         an export it is other input, which gets a run of its own; one that changes while it is read has failed.
         """
-        if cursor is None or (not self.order.live and self.now is not None):
+        if cursor is None or (not self.live and self.now is not None):
             return False
-        if not self.order.live:
+        if not self.live:
             self.fail(expired, "Superseded: it was interrupted, and what was read next was another listing.")
             with self.unit():
                 self.lease.extend()

@@ -13,6 +13,7 @@ from broker.db import unit
 from broker.models import HeldRemoval, SyncRun
 from connectors.port import Gone, Page, Record, Unreachable
 from tests.broker.test_following import Acme, group
+from tests.broker.test_guard import shift
 from tests.casting import give_role
 from tests.conftest import World
 from tests.scripted import person
@@ -30,18 +31,6 @@ def hundred(world: World) -> Acme:
 def leave(acme: Acme, *numbers: int) -> SyncRun:
     acme.directory.drop(*(f"key-p{n:03}" for n in numbers))
     return acme.run()
-
-
-def shift(acme: Acme, by: str) -> None:
-    """The runs so far ended so much earlier."""
-    with unit(acme.scope) as session:
-        session.execute(
-            sa.text(
-                "UPDATE sync_runs SET finished_at = finished_at - CAST(:by AS interval), "
-                "started_at = started_at - CAST(:by AS interval) WHERE tenant_id = :t"
-            ),
-            {"by": by, "t": acme.scope.tenant_id},
-        )
 
 
 def held(acme: Acme) -> int:
