@@ -52,18 +52,23 @@ class _Subscriber:
     name: str
     to: tuple[str, ...]
     owed: Owed
+    anybody: sa.TextClause | None
 
 
 _subscribers: list[_Subscriber] = []
 _bells: list[Callable[[], None]] = []
 
 
-def subscribe(name: str, *, to: Sequence[str]) -> Callable[[Owed], Owed]:
-    """Register who is owed deliveries for events whose names match the patterns in `to` (`user.*`)."""
+def subscribe(name: str, *, to: Sequence[str], anybody: str | None = None) -> Callable[[Owed], Owed]:
+    """Register who is owed deliveries for events whose names match the patterns in `to` (`user.*`).
+
+    `anybody`: a short query, of `:tenant`, that gives a row when anything can be owed there at all; in most tenants
+    nothing can, and the long one is spared.
+    """
 
     def register(owed: Owed) -> Owed:
         _subscribers[:] = [known for known in _subscribers if known.name != name]
-        _subscribers.append(_Subscriber(name, tuple(to), owed))
+        _subscribers.append(_Subscriber(name, tuple(to), owed, None if anybody is None else sa.text(anybody)))
         return owed
 
     return register
@@ -118,8 +123,13 @@ def record(changes: Changes, *, tenant_id: str | None = None, actor: Actor | Non
             for index, name in enumerate(changes.names)
             if any(fnmatchcase(name, pattern) for pattern in subscriber.to)
         ]
-        if wanted:
+        if wanted and _is_anybody(subscriber, tenant):
             _owe(subscriber, changes, wanted, tenant)
+
+
+def _is_anybody(subscriber: _Subscriber, tenant: str) -> bool:
+    asked = subscriber.anybody
+    return asked is None or db.session().execute(asked, {"tenant": tenant}).first() is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ to `run`: `db.hot`, or `in_unit` inside an open unit of work, which sees what th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
 from typing import Any, NamedTuple
 
 import psycopg.errors
@@ -19,6 +20,7 @@ from broker import ids
 from broker.attributes import SCAIKEY_GROUP
 from broker.db import IN_TENANT, db
 from broker.directory.mapping import SIGN_IN_KINDS, decode_record, render_extras
+from broker.directory.rows import Row as Made
 from broker.errors import BadRequest, NotFound
 
 from .columns import DOCUMENT
@@ -136,6 +138,16 @@ def one(run: Run, tenant: str, base: str, wanted: Projection, id: str) -> tuple[
     """One live resource as the client wants it. Raises NotFound."""
     found = row(run, tenant, base, wanted.resource_type, id, lists=wanted.lists, named=wanted.names_members)
     return found, _resources(run, tenant, base, wanted, [found])[0]
+
+
+def new(run: Run, tenant: str, base: str, wanted: Projection, made: Made) -> tuple[Row, bytes]:
+    """A resource made in this unit of work, as the client wants it. A new person is in no group yet, and everything
+    else of him is in hand: he is not read back."""
+    if made.arrived_at is None:
+        return one(run, tenant, base, wanted, made.id)
+    at = made.arrived_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    row = Row(made.id, made.document, made.version, at, at)
+    return row, _resources(run, tenant, base, wanted, [row])[0]
 
 
 def page(

@@ -82,10 +82,10 @@ def create(endpoint: str) -> Response:
     """A new resource (RFC 7644 §3.3)."""
     resource_type = TYPE_AT[endpoint]
     resource = schemas.read(resource_type, _body(), scim.Context.RESOURCE_CREATION_REQUEST)
-    id = storage.create(resource_type, resource)
-    row, body = reading.one(in_unit, _tenant(), _base(), _wishes(endpoint), id)
+    made = storage.create(resource_type, resource)
+    row, body = reading.new(in_unit, _tenant(), _base(), _wishes(endpoint), made)
     response = _answer(resource_type, row, body, 201)
-    response.headers["Location"] = location(_base(), resource_type, id)
+    response.headers["Location"] = location(_base(), resource_type, row.id)
     return response
 
 

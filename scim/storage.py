@@ -20,6 +20,7 @@ from broker.context import Scope, current_actor
 from broker.db import db, unit
 from broker.directory import Directory
 from broker.directory.mapping import flattened, render_extras
+from broker.directory.rows import Row as Made
 from broker.errors import (
     Forbidden,
     NotFound,
@@ -103,16 +104,16 @@ def holds_role(tenant: str, id: str) -> bool:
     return bool(in_unit(_HOLDS_ROLE, {"tenant": tenant, "id": id})[0][0])
 
 
-def create(resource_type: str, resource: scim.Resource[Any]) -> str:
-    """Write a new resource; returns its id. Raises what `Directory.create` and `passwords.set_password` raise, and
+def create(resource_type: str, resource: scim.Resource[Any]) -> Made:
+    """Write a new resource; returns its row. Raises what `Directory.create` and `passwords.set_password` raise, and
     ValidationFailed for a password from anybody but a SCIM token."""
     document, password = _to_write(resource_type, resource), _password(resource)
     if document.get("userType") == SERVICE_ACCOUNT:
         raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
-    id = Directory().create(resource_type, document).id
+    row = Directory().create(resource_type, document)
     if password is not None:
-        passwords.set_password(id, password)
-    return id
+        passwords.set_password(row.id, password)
+    return row
 
 
 def write_over(
@@ -268,7 +269,7 @@ class DirectoryStorage(ScimStorage):
     def create(self, resource_type: scim.ResourceType, resource: scim.Resource[Any]) -> scim.Resource[Any]:
         with self._call():
             name = str(resource_type.name)
-            return self.model(name, create(name, resource))
+            return self.model(name, create(name, resource).id)
 
     def update(
         self,

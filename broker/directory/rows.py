@@ -66,6 +66,8 @@ class Row:
     pins: Values = field(default_factory=dict)
     version: int = 1
     removed_at: datetime | None = None
+    arrived_at: datetime | None = None
+    """The `created_at` of a person made in this unit of work; not read back."""
     _parsed: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property

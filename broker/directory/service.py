@@ -23,7 +23,7 @@ from ..db import current_scope, db, directory_writes
 from ..endings import DISABLED, end_all_of
 from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
-from ..models import IdentityProvider, Resource
+from ..models import IdentityProvider
 from . import layers, links, mapping, members, names, references, removal, rows
 from .admission import Admission, Arrival
 from .apply import PageOfChanges
@@ -62,9 +62,14 @@ _USERS = sa.text("""
     SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
       AND user_type IS DISTINCT FROM 'ServiceAccount'
 """)
-_LIMIT = sa.text("""
+_MAX_USERS = """
     SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
-""")
+"""
+_LIMIT = sa.text(_MAX_USERS)
+_ARRIVAL = sa.text(f"""
+    SELECT EXISTS (SELECT FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
+                   AND name_key = :key), ({_MAX_USERS}) IS NOT NULL, now()
+""")  # noqa: S608 - constant text
 _LOCK_ROOM = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
 _SIGN_IN = {"sign_in_kinds": sorted(mapping.SIGN_IN_KINDS)}
 _TARGETS = {
@@ -84,7 +89,7 @@ class Directory:
             raise ValueError("a directory belongs to one tenant")
         self.tenant = tenant
 
-    def create(self, resource_type: str, document: Mapping[str, Any]) -> Resource:
+    def create(self, resource_type: str, document: Mapping[str, Any]) -> Row:
         """A resource from a validated SCIM document; read-only attributes in it are ignored.
 
         Raises Conflict (`uniqueness`), LimitExceeded, ValidationFailed.
@@ -96,9 +101,7 @@ class Directory:
         row.local = values
         self._settle(row, ())
         with directory_writes():
-            if row.counts:
-                self._check_room()
-            self._check_name(row)
+            self._check_arrival(row)
             names.name_tokens(self.tenant, [row])
             with _one_name_each():
                 rows.insert(self.tenant, [row])
@@ -106,7 +109,7 @@ class Directory:
                 self._check_members(row.id, wanted)
                 members.add_local(self.tenant, row.id, wanted)
             self._record(f"{row.noun}.created", row)
-        return self._read(row.id)
+        return row
 
     def replace(
         self,
@@ -117,7 +120,7 @@ class Directory:
         if_match: int | None = None,
         pin: bool = False,
         complete: bool = False,
-    ) -> Resource:
+    ) -> None:
         """Make a resource say what this document says, where no upstream owns the value.
 
         `complete`: an absent value was removed on purpose (PATCH); otherwise an absent value that an upstream owns is
@@ -160,7 +163,6 @@ class Directory:
                 self._keep_layers(row)
             if resource_type == "Group" and "members" in document:
                 self._set_members(id, _member_ids(document), complete=complete)
-        return self._read(id)
 
     def remove(self, resource_type: str, id: str, *, if_match: int | None = None) -> None:
         """Remove a resource that no upstream has. Raises NotFound, PreconditionFailed, OwnedByUpstream."""
@@ -291,12 +293,6 @@ class Directory:
         with directory_writes():
             return removal.expire_due(self.tenant)
 
-    def _read(self, id: str) -> Resource:
-        session = db.session()
-        session.expire_all()
-        wanted = sa.select(Resource).where(Resource.tenant_id == self.tenant, Resource.id == id)
-        return session.execute(wanted).scalar_one()
-
     def _load(self, resource_type: str, id: str, if_match: int | None) -> Row:
         row = rows.load(self.tenant, [id]).get(id)
         if row is None or row.type != resource_type:
@@ -388,6 +384,18 @@ class Directory:
             rows.settle(row, layers.effective(row, said))
         except Unfit as unfit:
             raise ValidationFailed(unfit.detail, scim_type="invalidValue") from None
+
+    def _check_arrival(self, row: Row) -> None:
+        """Whether a new person has a name of his own, and a place."""
+        if row.type != "User":
+            return
+        taken, limited, row.arrived_at = (
+            db.session().execute(_ARRIVAL, {"tenant": self.tenant, "key": row.name_key}).one()
+        )
+        if taken:
+            raise _taken()
+        if limited and row.counts:
+            self._check_room()
 
     def _check_name(self, row: Row) -> None:
         if row.type != "User":
