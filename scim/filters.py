@@ -1,21 +1,21 @@
-"""SCIM filters and sort orders as SQL.
+"""SCIM filters as SQL.
 
-Owns `condition` and `order`. Hot columns and the value index answer what they can, and everything else is read from the
-document, last. Every condition is two-valued, so that `not` means what RFC 7644 says; values are bound parameters.
-Where an attribute is in the database is `scim.columns`'; running the statement is `scim.reading`'s.
+Owns `condition` and `conditions`. Hot columns and the value index answer what they can, and everything else is read
+from the document, last. Every condition is two-valued, so that `not` means what RFC 7644 says; values are bound
+parameters. What one of several types searched at once does not have is without a value (RFC 7644 §3.4.2.1). Where an
+attribute is in the database is `scim.columns`'; running the statement is `scim.reading`'s.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import scim2_models as scim
-from pydantic import ValidationError
 from scim2_models import path as grammar
 from scim2_models.path import CompareOperator as Op
 from scim2_server.utils import parametrize
@@ -52,23 +52,35 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Sql:
-    """A piece of a statement. `reads_document`: it needs `j.d`; `of_user_type`: the client speaks of userType."""
+    """A piece of a statement. `reads_document`: it needs `j.d`; `of_user_type`: the client speaks of userType;
+    `unknown`: the attributes that the resource type does not have."""
 
     text: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     reads_document: bool = False
     of_user_type: bool = False
+    unknown: frozenset[str] = frozenset()
 
 
 def condition(resource_type: str, text: str) -> Sql:
     """A client's filter. Raises BadRequest with the scimType invalidFilter."""
+    [found] = conditions((resource_type,), text)
+    return found
+
+
+def conditions(resource_types: Sequence[str], text: str) -> list[Sql]:
+    """A client's filter for each of the types it is to hold for. Raises BadRequest with the scimType invalidFilter,
+    also for an attribute that none of them has."""
     if len(text.encode()) > LONGEST:
         raise BadRequest(f"The filter is longer than {LONGEST} bytes", scim_type="invalidFilter")
-    return _condition(resource_type, text)
+    found = [_condition(resource_type, text, len(resource_types) > 1) for resource_type in resource_types]
+    for nowhere in frozenset.intersection(*(one.unknown for one in found)):
+        raise BadRequest(f"No resource has the attribute {nowhere}", scim_type="invalidFilter")
+    return found
 
 
 @lru_cache(maxsize=1_024)
-def _condition(resource_type: str, text: str) -> Sql:
+def _condition(resource_type: str, text: str, lenient: bool) -> Sql:
     try:
         bound = _bound(resource_type, text)
         depth, terms = _measure(bound.ast)
@@ -77,8 +89,10 @@ def _condition(resource_type: str, text: str) -> Sql:
                 f"The filter has more than {MOST_TERMS} terms, or is nested deeper than {DEEPEST}",
                 scim_type="invalidFilter",
             )
-        compiler = _Filter(resource_type, bound)
-        return Sql(compiler.visit(bound.ast), compiler.parameters, compiler.reads_document, compiler.of_user_type)
+        compiler = _Filter(resource_type, bound, lenient=lenient)
+        found = compiler.visit(bound.ast)
+        unknown = frozenset(compiler.unknown)
+        return Sql(found, compiler.parameters, compiler.reads_document, compiler.of_user_type, unknown)
     except scim.SCIMException as error:
         raise refusal(error) from None
 
@@ -104,35 +118,6 @@ def members_where(text: str) -> tuple[str, Mapping[str, Any]]:
 
 def _bound(resource_type: str, text: str) -> scim.ScimFilter[Any]:
     return parametrize(scim.ScimFilter, MODELS[resource_type])(text)
-
-
-def order(resource_type: str, sort_by: str, descending: bool) -> Sql:
-    """A client's sortBy, ties broken by id. Raises BadRequest with the scimType invalidPath."""
-    return _order(resource_type, sort_by[:LONGEST], descending)
-
-
-@lru_cache(maxsize=256)
-def _order(resource_type: str, sort_by: str, descending: bool) -> Sql:
-    model = MODELS[resource_type]
-    try:
-        request = scim.SearchRequest[model].model_validate({"sortBy": sort_by})  # type: ignore[valid-type]
-    except ValidationError as error:
-        raise refusal(error) from None
-    binding = request.sort_binding(model)
-    column = None if binding is None else names(resource_type).columns.get(binding.urn)
-    if binding is None or binding.field_name in RELATIONS or (column is None and hidden(binding)):
-        raise BadRequest(f"{sort_by} is not an attribute to sort by", scim_type="invalidPath")
-    reads = column is None
-    if column is None:
-        column = document_value(binding, _primary(binding) if binding.is_multivalued else head(binding))
-    way = "DESC" if descending else "ASC"
-    return Sql(f"{column.text} {way}, r.id {way}", reads_document=reads)
-
-
-def _primary(binding: grammar.AttributeBinding) -> str:
-    """The value a multi-valued attribute is sorted by: the primary one, else the first (RFC 7644 §3.4.2.3)."""
-    items = f"{elements(head(binding))} WITH ORDINALITY AS e(v, n)"
-    return f"(SELECT e.v FROM {items} ORDER BY (e.v->>'primary') = 'true' DESC NULLS LAST, e.n LIMIT 1)"  # noqa: S608
 
 
 def _measure(node: grammar.FilterNode) -> tuple[int, int]:
@@ -225,6 +210,7 @@ class _Comparing(grammar.FilterVisitor[str]):
         return f"({joined})"
 
 
+_NOTHING = Value("NULL::text")
 _SIGNS = {Op.eq: "=", Op.gt: ">", Op.ge: ">=", Op.lt: "<", Op.le: "<="}
 
 
@@ -246,14 +232,22 @@ def _after(prefix: str) -> str | None:
 
 
 class _Filter(_Comparing):
-    """One filter over resources of one type."""
+    """One filter over resources of one type. `lenient`: what the type does not have is an attribute without a value."""
 
-    def __init__(self, resource_type: str, bound: scim.ScimFilter[Any]) -> None:
+    def __init__(self, resource_type: str, bound: scim.ScimFilter[Any], *, lenient: bool = False) -> None:
         self.names = names(resource_type)
         self.bound = bound
         self.parameters = {}
         self.reads_document = False
         self.of_user_type = False
+        self.lenient = lenient
+        self.unknown: set[str] = set()
+
+    def lacks(self, path: grammar.AttrPath) -> bool:
+        if not self.lenient or self.bound.resolve(path, strict=False) is not None:
+            return False
+        self.unknown.add(str(path))
+        return True
 
     def resolve(self, path: grammar.AttrPath, *, compared: bool) -> grammar.AttributeBinding:
         resolve = self.bound.resolve_comparison if compared else self.bound.resolve
@@ -265,6 +259,8 @@ class _Filter(_Comparing):
         return binding
 
     def visit_comparison(self, node: grammar.Comparison) -> str:
+        if self.lacks(node.attr_path):
+            return self.compare(_NOTHING, node.op, node.value)
         binding = self.resolve(node.attr_path, compared=True)
         operand = grammar.coerce_value(binding, node.value, node.op)
         if (column := self.names.columns.get(binding.urn)) is not None:
@@ -321,6 +317,8 @@ class _Filter(_Comparing):
         )
 
     def visit_present(self, node: grammar.Present) -> str:
+        if self.lacks(node.attr_path):
+            return "FALSE"
         binding = self.resolve(node.attr_path, compared=False)
         if (column := self.names.columns.get(binding.urn)) is not None:
             return _present(column)
@@ -340,6 +338,8 @@ class _Filter(_Comparing):
         return _present(document_value(binding, head(binding)))
 
     def visit_value_path(self, node: grammar.ValuePath) -> str:
+        if self.lacks(node.attr_path):
+            return "FALSE"
         binding = self.resolve(node.attr_path, compared=False)
         inner = _Item(self, binding)
         found = _exists(self.listed(binding), inner.visit(node.val_filter))

@@ -8,6 +8,7 @@ applied to the locked row, so that writers queue up and none of them is told 412
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,8 @@ from .resources import etag
 from .schemas import MODELS, POLICY, PROVIDER
 from .storage import DirectoryStorage, check_membership, lock, members_of, write_over
 
-SERVICE = ScimService(PROVIDER)
+# A service that announces cursors wants a secret for them: ours are sealed in `scim.asking`, and this one seals none.
+SERVICE = ScimService(PROVIDER, secret=secrets.token_bytes(32))
 MESSAGE = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 MOST_OPERATIONS = 1_000
 

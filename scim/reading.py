@@ -35,7 +35,7 @@ MOST_MEMBERS_ANSWERED = 200
 """A PATCH of a larger group is answered without the group."""
 
 _STAMP = """to_char(r.<column> AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
-_ROW = (
+ROW = (
     f"r.id, r.document, r.version, {_STAMP.replace('<column>', 'created_at')} AS created, "
     f"{_STAMP.replace('<column>', 'updated_at')} AS modified"
 )
@@ -78,7 +78,7 @@ Rows are looked up key by key (LATERAL, OFFSET 0), whatever the planner believes
 
 def _one(resource_type: str, *, lists: bool) -> str:
     found = (
-        f"SELECT {_ROW} FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = %(id)s "
+        f"SELECT {ROW} FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = %(id)s "
         f"AND r.type = '{resource_type}' AND r.removed_at IS NULL OFFSET 0"
     )
     if not lists:
@@ -166,13 +166,8 @@ def page(
     Service accounts are left out unless the condition speaks of userType. Raises BadRequest with the scimType tooMany
     when the answer takes longer than the statement timeout.
     """
-    resource_type = wanted.resource_type
     document = DOCUMENT if (condition and condition.reads_document) or (order and order.reads_document) else ""
-    where = f"r.tenant_id = scope.tenant AND r.type = '{resource_type}' AND r.removed_at IS NULL"
-    if resource_type == "User" and not (condition and condition.of_user_type):
-        where += " AND r.user_type IS DISTINCT FROM 'ServiceAccount'"
-    if condition is not None:
-        where += f" AND {condition.text}"
+    where = live(wanted.resource_type, condition)
     parameters = {
         "tenant": tenant,
         "base": base,
@@ -182,9 +177,9 @@ def page(
     }
     found: list[Row] = []
     if count != 0:
-        rows = _timed(
+        rows = timed(
             run,
-            f"{IN_TENANT} SELECT r.* FROM scope, LATERAL (SELECT {_ROW} FROM resources r {document} WHERE {where} "
+            f"{IN_TENANT} SELECT r.* FROM scope, LATERAL (SELECT {ROW} FROM resources r {document} WHERE {where} "
             f"ORDER BY {order.text if order else 'r.id'} LIMIT %(count)s::bigint OFFSET %(skipped)s) r",
             parameters,
         )
@@ -192,20 +187,35 @@ def page(
     total = start - 1 + len(found)
     if (not found and (count == 0 or start > 1)) or len(found) == count:
         document = DOCUMENT if condition and condition.reads_document else ""
-        [(total,)] = _timed(
+        [(total,)] = timed(
             run,
             f"{IN_TENANT} SELECT r.n FROM scope, LATERAL "
             f"(SELECT count(*) AS n FROM resources r {document} WHERE {where} OFFSET 0) r",
             parameters,
         )
-    if found and wanted.lists:
-        starts = {"tenant": tenant, "base": base, "ids": [each.id for each in found], "named": wanted.names_members}
-        listed = {id: text for id, text in run(_LISTED[resource_type], starts)}
-        found = [each._replace(listed=listed.get(each.id)) for each in found]
-    return Page(_resources(run, tenant, base, wanted, found), total)
+    return Page(in_full(run, tenant, base, wanted, found), total)
 
 
-def _timed(run: Run, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+def live(resource_type: str, condition: Sql | None) -> str:
+    """Which rows of `resources r` a list of the type has. Service accounts are in none that does not ask for a
+    userType."""
+    where = f"r.tenant_id = scope.tenant AND r.type = '{resource_type}' AND r.removed_at IS NULL"
+    if resource_type == "User" and not (condition and condition.of_user_type):
+        where += " AND r.user_type IS DISTINCT FROM 'ServiceAccount'"
+    return f"{where} AND {condition.text}" if condition is not None else where
+
+
+def in_full(run: Run, tenant: str, base: str, wanted: Projection, rows: list[Row]) -> list[bytes]:
+    """Rows of one type as the client wants them, with the groups or members of all of them read at once."""
+    if rows and wanted.lists:
+        starts = {"tenant": tenant, "base": base, "ids": [each.id for each in rows], "named": wanted.names_members}
+        listed = {id: text for id, text in run(_LISTED[wanted.resource_type], starts)}
+        rows = [each._replace(listed=listed.get(each.id)) for each in rows]
+    return _resources(run, tenant, base, wanted, rows)
+
+
+def timed(run: Run, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
+    """Run a statement that may take too long. Raises BadRequest with the scimType tooMany."""
     try:
         return run(statement, parameters)
     except sqlalchemy.exc.OperationalError as error:

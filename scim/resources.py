@@ -26,7 +26,8 @@ _ALWAYS = frozenset({"schemas", "id"})
 
 
 class Row(NamedTuple):
-    """One resource as a statement gives it. `listed`: the items of `groups` or `members` as JSON text, None if none."""
+    """One resource as a statement gives it. `listed`: the items of `groups` or `members` as JSON text, None if none;
+    `type` and `key`, in a walk: its type, and the value it is sorted by."""
 
     id: str
     document: bytes
@@ -34,6 +35,8 @@ class Row(NamedTuple):
     created: str
     modified: str
     listed: str | None = None
+    type: str = ""
+    key: str | None = None
 
 
 def etag(version: int) -> str:
@@ -228,6 +231,21 @@ def listing(resources: list[bytes], total: int, start: int) -> bytes:
         b'{"schemas":["urn:ietf:params:scim:api:messages:2.0:ListResponse"],"totalResults":%d,"startIndex":%d,'
         b'"itemsPerPage":%d,"Resources":[%b]}' % (total, start, len(resources), b",".join(resources))
     )
+
+
+def cursor_listing(
+    resources: list[bytes], total: int | None, next_cursor: str | None, previous_cursor: str | None
+) -> bytes:
+    """A ListResponse of a walk by cursor (RFC 9865 §2)."""
+    said: dict[str, Any] = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:ListResponse"]}
+    if total is not None:
+        said["totalResults"] = total
+    said["itemsPerPage"] = len(resources)
+    if next_cursor is not None:
+        said["nextCursor"] = next_cursor
+    if previous_cursor is not None:
+        said["previousCursor"] = previous_cursor
+    return orjson.dumps(said)[:-1] + b',"Resources":[%b]}' % b",".join(resources)
 
 
 def projected(base: str, row: Row, wanted: Projection, extras: Mapping[str, Any] | None = None) -> bytes:

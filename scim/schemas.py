@@ -27,6 +27,8 @@ TYPE_AT: Mapping[str, ResourceType] = {ENDPOINTS[name]: name for name in RESOURC
 
 DEFAULT_COUNT = 100
 MAX_RESULTS = 1_000
+CURSOR_TIMEOUT = 3_600
+"""Seconds a cursor is good for."""
 
 _OCTETS = frozenset(line.ad for line in CATALOGUE if line.ad and line.form == "binary")
 _TYPE_OF_FORM = {"integer": "integer", "boolean": "boolean", "binary": "binary", "dateTime": "dateTime"}
@@ -223,6 +225,14 @@ CONFIG = scim.ServiceProviderConfig(
     change_password=scim.ChangePassword(supported=True),
     sort=scim.Sort(supported=True),
     etag=scim.ETag(supported=True),
+    pagination=scim.Pagination(
+        cursor=True,
+        index=True,
+        default_pagination_method=scim.Pagination.DefaultPaginationMethod.index,
+        default_page_size=DEFAULT_COUNT,
+        max_page_size=MAX_RESULTS,
+        cursor_timeout=CURSOR_TIMEOUT,
+    ),
     authentication_schemes=[
         scim.AuthenticationScheme(
             type=scim.AuthenticationScheme.Type.oauthbearertoken,

@@ -7,6 +7,7 @@ scim2-models and `Directory`. What is not served is not announced, and answers 5
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import orjson
@@ -19,16 +20,19 @@ from broker.context import current_actor
 from broker.db import hot
 from broker.directory import Directory
 from broker.doors import About, Door, json_body, scope
-from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, Problem
+from broker.errors import Forbidden, NotFound, NotImplementedHere, Problem
 from broker.policy import Action, authorize
 
 from . import reading, schemas, storage
-from .filters import condition, order
+from .asking import Query, Walk, from_arguments, from_message
+from .filters import conditions
 from .patch import SERVICE, check, drop_members, patch
 from .problems import body_of, refusal, status_of
 from .reading import PREFIX, in_unit
-from .resources import Projection, Row, etag, listing, location, projection
-from .schemas import DEFAULT_COUNT, ENDPOINTS, MAX_RESULTS, TYPE_AT
+from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
+from .schemas import ENDPOINTS, RESOURCE_TYPES, TYPE_AT
+from .sorting import order, sort_keys
+from .walking import Branch, Listing
 
 MEDIA_TYPE = "application/scim+json"
 MAX_BYTES = 1 << 20
@@ -57,24 +61,25 @@ def read(endpoint: str, id: str) -> Response:
 @door.route(_RESOURCES, action=Action.DIRECTORY_READ, context="slug", transaction=False)
 def search(endpoint: str) -> Response:
     """A page of the resources of one type (RFC 7644 §3.4.2)."""
-    resource_type, query = TYPE_AT[endpoint], request.args
-    if "cursor" in query:
-        raise NotImplementedHere("Paging by cursor is not supported")
-    start = max(1, _number("startIndex", 1))
-    sort_order = query.get("sortOrder", "ascending").lower()
-    if sort_order not in ("ascending", "descending"):
-        raise BadRequest("sortOrder is ascending or descending", scim_type="invalidValue")
-    page = reading.page(
-        hot,
-        _tenant(),
-        _base(),
-        _wishes(endpoint),
-        condition=condition(resource_type, query["filter"]) if "filter" in query else None,
-        order=order(resource_type, query["sortBy"], sort_order == "descending") if query.get("sortBy") else None,
-        start=start,
-        count=min(MAX_RESULTS, max(0, _number("count", DEFAULT_COUNT))),
-    )
-    return Response(listing(page.resources, page.total, start), content_type=MEDIA_TYPE)
+    return _list((TYPE_AT[endpoint],), from_arguments(request.args))
+
+
+@door.route(f"{_RESOURCES}/.search", methods=["POST"], action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def search_by_message(endpoint: str) -> Response:
+    """A page of the resources of one type, asked for in a message (RFC 7644 §3.4.3)."""
+    return _list((TYPE_AT[endpoint],), from_message(_body()))
+
+
+@door.route("", action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def search_everything() -> Response:
+    """A page of the resources of all types (RFC 7644 §3.4.2.1)."""
+    return _list(RESOURCE_TYPES, from_arguments(request.args))
+
+
+@door.route("/.search", methods=["POST"], action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def search_everything_by_message() -> Response:
+    """A page of the resources of all types, asked for in a message (RFC 7644 §3.4.3)."""
+    return _list(RESOURCE_TYPES, from_message(_body()))
 
 
 @door.route(_RESOURCES, methods=["POST"], action=Action.DIRECTORY_WRITE, context="slug")
@@ -163,16 +168,39 @@ def _not_served(**arguments: str) -> Response:
     raise NotImplementedHere
 
 
-for rule in ("", "/Me", "/Bulk", "/.search", f"{_RESOURCES}/.search", "/Agents", "/Agents/<id>"):
-    methods = ("GET",) if not rule else _EVERY_METHOD
+for rule in ("/Me", "/Bulk", "/Agents", "/Agents/<id>"):
     door.route(
         rule,
-        methods=methods,
+        methods=_EVERY_METHOD,
         action=Action.DIRECTORY_READ,
         context="slug",
         transaction=False,
         about=About(announced=False),
     )(_not_served)
+
+
+def _list(resource_types: Sequence[str], query: Query) -> Response:
+    """The page that a query asks for: of one type by index, which is most of them, or of a walk."""
+    tenant, base = _tenant(), _base()
+    wanted = [projection(name, query.attributes, query.excluded) for name in resource_types]
+    filters = conditions(resource_types, query.filter) if query.filter is not None else [None] * len(wanted)
+    if query.cursor is None and len(wanted) == 1:
+        sorted_by = order(resource_types[0], query.sort_by, query.descending) if query.sort_by else None
+        page = reading.page(
+            hot, tenant, base, wanted[0], condition=filters[0], order=sorted_by, start=query.start, count=query.size
+        )
+        return Response(listing(page.resources, page.total, query.start), content_type=MEDIA_TYPE)
+    keys = sort_keys(resource_types, query.sort_by) if query.sort_by else [(None, False)] * len(wanted)
+    branches = [Branch(one, where, *key) for one, where, key in zip(wanted, filters, keys, strict=True)]
+    found = Listing(hot, tenant, base, branches, query.descending)
+    if query.cursor is None:
+        resources, total = found.page(query.start, query.size)
+        return Response(listing(resources, total, query.start), content_type=MEDIA_TYPE)
+    walk = Walk(running.config().secret_key, tenant, resource_types, query)
+    place, count, total_then = walk.opened()
+    stage = found.stage(place, count, total_then)
+    body = cursor_listing(stage.resources, stage.total, *walk.sealed(stage, count))
+    return Response(body, content_type=MEDIA_TYPE)
 
 
 def _discovery(what: str, name: str | None = None) -> Response:
@@ -231,16 +259,6 @@ def _pins() -> bool:
         return False
     authorize(current_actor(), Action.DIRECTORY_PIN, scope(), visible=True)
     return True
-
-
-def _number(name: str, default: int) -> int:
-    text = request.args.get(name)
-    if not text:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise BadRequest(f"{name} is a whole number", scim_type="invalidValue") from None
 
 
 def _answer(resource_type: str, row: Row, body: bytes, status: int = 200) -> Response:

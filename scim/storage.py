@@ -24,18 +24,19 @@ from broker.directory.rows import Row as Made
 from broker.errors import (
     Forbidden,
     NotFound,
-    NotImplementedHere,
     PreconditionFailed,
     ValidationFailed,
 )
 from broker.policy import Action, credential_allows
 
 from . import reading
-from .filters import condition, order
+from .filters import conditions
 from .problems import spoken
 from .reading import PREFIX, in_unit
 from .resources import Projection, etag, merged, projection, rendered
-from .schemas import MODELS, POLICY, check_octets, written
+from .schemas import MAX_RESULTS, MODELS, POLICY, check_octets, written
+from .sorting import order, sort_keys
+from .walking import Branch, Listing, Place
 
 SERVICE_ACCOUNT = "ServiceAccount"
 
@@ -196,6 +197,8 @@ def _extras(resource_type: str, local: Mapping[str, Any]) -> dict[str, Any]:
 class DirectoryStorage(ScimStorage):
     """One tenant's directory. `base` is the URL of its SCIM root."""
 
+    supports_cursors = True
+
     def __init__(self, scope: Scope, base: str, *, pin: bool = False) -> None:
         assert scope.tenant_id is not None
         self.scope = scope
@@ -249,22 +252,39 @@ class DirectoryStorage(ScimStorage):
         position: Any = None,
     ) -> SearchPage:
         with self._call():
-            if len(resource_types) != 1:
-                raise NotImplementedHere("Several resource types are not searched at once")
-            name = str(resource_types[0].name)
-            found = reading.page(
-                in_unit,
-                self.tenant,
-                self.base,
-                _wanted(name, search_request),
-                condition=condition(name, str(search_request.filter)) if search_request.filter else None,
-                order=order(name, str(search_request.sort_by), search_request.sort_order == "descending")
-                if search_request.sort_by
-                else None,
-                start=search_request.start_index or 1,
-                count=search_request.count,
-            )
-            return SearchPage(found.total, [self._model(name, orjson.loads(each)) for each in found.resources])
+            types = [str(each.name) for each in resource_types]
+            asked, wanted = search_request, [_wanted(name, search_request) for name in types]
+            descending = asked.sort_order == "descending"
+            filters = conditions(types, str(asked.filter)) if asked.filter else [None] * len(types)
+            if asked.cursor is None and len(types) == 1:
+                found = reading.page(
+                    in_unit,
+                    self.tenant,
+                    self.base,
+                    wanted[0],
+                    condition=filters[0],
+                    order=order(types[0], str(asked.sort_by), descending) if asked.sort_by else None,
+                    start=asked.start_index or 1,
+                    count=asked.count,
+                )
+                return SearchPage(found.total, self._models(found.resources))
+            keys = sort_keys(types, str(asked.sort_by)) if asked.sort_by else [(None, False)] * len(types)
+            branches = [Branch(one, where, *key) for one, where, key in zip(wanted, filters, keys, strict=True)]
+            listing = Listing(in_unit, self.tenant, self.base, branches, descending)
+            if asked.cursor is None:
+                resources, counted = listing.page(asked.start_index or 1, asked.count)
+                return SearchPage(counted, self._models(resources))
+            place, total = (None, None) if position is None else (Place(*position["p"]), position["t"])
+            stage = listing.stage(place, MAX_RESULTS if asked.count is None else asked.count, total)
+            around = [
+                None if place is None else {"p": list(place), "t": stage.total}
+                for place in (stage.next, stage.previous)
+            ]
+            return SearchPage(stage.total, self._models(stage.resources), *around)
+
+    def _models(self, resources: list[bytes]) -> list[scim.Resource[Any]]:
+        documents = [orjson.loads(each) for each in resources]
+        return [self._model(each["meta"]["resourceType"], each) for each in documents]
 
     def create(self, resource_type: scim.ResourceType, resource: scim.Resource[Any]) -> scim.Resource[Any]:
         with self._call():

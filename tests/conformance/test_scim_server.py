@@ -1,8 +1,4 @@
-"""Other people's judges of a SCIM server: scim2-server's storage contract and scim2-tester.
-
-Skipped in the contract, because ServiceProviderConfig does not announce them: cursors (RFC 9865) and searching several
-resource types at once.
-"""
+"""Other people's judges of a SCIM server: scim2-server's storage contract and scim2-tester."""
 
 from __future__ import annotations
 
@@ -24,8 +20,6 @@ from tests.scim.conftest import token_of
 
 
 class TestStorageContract(ScimStorageContract):
-    supports_root_search = False
-
     @pytest.fixture
     def provider(self) -> scim.ScimProvider:
         return PROVIDER

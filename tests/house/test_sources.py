@@ -93,7 +93,6 @@ PUT_TOGETHER = {
     ("oidc/families.py", "_run"): "one of the constants above it",
     ("scim/columns.py", "_relation"): "our own columns",
     ("scim/filters.py", "_exists"): "conditions compiled from the filter's grammar, every value bound",
-    ("scim/filters.py", "_primary"): "the same",
     ("scim/filters.py", "members_where"): "the same",
     ("scim/filters.py", "narrow"): "the same, and an attribute's number in the catalogue",
     ("scim/filters.py", "visit_present"): "the same",
@@ -101,6 +100,10 @@ PUT_TOGETHER = {
     ("scim/reading.py", "_one"): "one of three types of resource",
     ("scim/reading.py", "in_unit"): "runs what its callers pass, who are looked at themselves",
     ("scim/reading.py", "page"): "what `filters` compiled",
+    ("scim/sorting.py", "_primary"): "one of our own columns",
+    ("scim/walking.py", "_chosen"): "what `filters` and `sorting` compiled, every value bound",
+    ("scim/walking.py", "_count"): "the same",
+    ("scim/walking.py", "_rows"): "the same",
 }
 """Functions that put SQL together, or run it from anything but a constant, and from what."""
 

@@ -74,6 +74,9 @@ def _managed(name: str) -> Callable[[Things], Any]:
 
 
 NONE = Body(lambda o: None)
+_SEARCH = Body(
+    lambda o: {"schemas": ["urn:ietf:params:scim:api:messages:2.0:SearchRequest"], "filter": f'id eq "{o["group"]}"'}
+)
 BODIES: dict[tuple[str, str], Body] = {
     ("POST", "/applications"): Body(lambda o: {"name": "New", "type": "web"}),
     ("PATCH", "/applications/<application_id>"): Body(lambda o: {"name": "Changed"}),
@@ -120,6 +123,10 @@ BODIES: dict[tuple[str, str], Body] = {
     ("PATCH", "/tenants/<tenant_id>"): Body(lambda o: {"name": "Changed"}),
     ("PATCH", "/tenants/<tenant_id>/settings"): Body(lambda o: {"access_token_lifetime": 600}),
     ("PUT", "/users/<user_id>/password"): Body(lambda o: {"password": "correct horse battery"}),
+    ("POST", "/.search"): _SEARCH,
+    ("POST", "/Users/.search"): _SEARCH,
+    ("POST", "/Groups/.search"): _SEARCH,
+    ("POST", "/OrganizationalUnits/.search"): _SEARCH,
     ("POST", "/Users"): Body(_managed("made"), foreign=True),
     ("PUT", "/Users/<id>"): Body(_managed("said-anew"), foreign=True),
     ("PATCH", "/Users/<id>"): Body(

@@ -16,9 +16,10 @@ from broker.db import hot, unit
 from broker.directory import Directory
 from broker.errors import BadRequest
 from scim import filters, reading
-from scim.filters import condition, order
+from scim.filters import condition
 from scim.resources import Projection, projection
 from scim.schemas import MODELS
+from scim.sorting import order
 from tests.conftest import make_world
 
 BASE = "https://scaikey.example/scim/v2/acme"
