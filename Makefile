@@ -39,7 +39,7 @@ bench: $(READY) ## side-by-side benchmarks
 soak: $(READY) ## random kills and restarts at full count
 	$(BIN)/python -m pytest -m soak --timeout 0 -s $(ARGS)
 
-parties: $(PARTIES)/.ready ## other people's programs that tests sign in with
+parties: $(PARTIES)/.ready ## other people's programs that tests sign in with and provision
 
 $(PARTIES)/.ready: tests/parties/package.json tests/parties/requirements.txt
 	@for program in node npm chromium; do command -v $$program >/dev/null || { echo "$$program is missing; on Debian: apt install nodejs npm chromium (Node 20 or newer)" >&2; exit 1; }; done

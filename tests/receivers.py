@@ -1,4 +1,4 @@
-"""Counterparts that receive SCIM: another project's server as a process, and one of ours that misbehaves on order."""
+"""Counterparts that receive SCIM: other projects' servers as processes, and one of ours that misbehaves on order."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.parties.party import HERE, Party, needed, node
 
 TOKEN = "receiver-token"
 
@@ -70,6 +72,34 @@ class Remote:
 
     def members(self, group: str) -> set[str]:
         return {member["value"] for member in self.groups()[group].get("members", [])}
+
+
+class Canaille(Remote):
+    """canaille: it fails when it is told how many to list, and always lists all."""
+
+    def all(self, endpoint: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get(f"/{endpoint}").get("Resources", [])
+        return found
+
+
+@contextmanager
+def scimmy(log: Path) -> Iterator[Callable[[str], Remote]]:
+    """scimmy with scimmy-routers; yields a maker of receivers, one tenant of it each."""
+    running = node("scimmy_receiver.mjs", log, {"token": TOKEN})
+    try:
+        yield lambda tenant: Remote(f"{running.hello['base_url']}/{tenant}/v2")
+    finally:
+        running.end()
+
+
+@contextmanager
+def canaille(log: Path) -> Iterator[Canaille]:
+    """canaille's SCIM server, empty."""
+    running = Party([needed("python"), str(HERE / "canaille_receiver.py")], log)
+    try:
+        yield Canaille(running.hello["base_url"], running.hello["token"])
+    finally:
+        running.end()
 
 
 @contextmanager
