@@ -193,13 +193,16 @@ def _scope(statement: Any, name: str) -> Scope | None:
     return Scope(*rows[0]) if rows else None
 
 
-def use_is_due(actor: Actor) -> bool:
-    """Whether the use of the actor's token should be noted again; True at most once a minute per process."""
+def use_is_due(actor: Actor, *, noting: bool = True) -> bool:
+    """Whether the use of the actor's token should be noted again. `noting`: the caller will, so that it is True for
+    nobody else within a minute in this process."""
     if actor.credential_id is None or not ids.is_id(actor.credential_id):
         return False  # a JWT leaves no row to note it in
     now = time.monotonic()
     if now - _noted.get(actor.credential_id, -USE_NOTED_EVERY) < USE_NOTED_EVERY:
         return False
+    if not noting:
+        return True
     if len(_noted) > 50_000:
         _noted.clear()
     _noted[actor.credential_id] = now

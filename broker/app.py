@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -119,7 +119,7 @@ def _open_doors(app: Flask) -> None:
     from broker import api, pages
     from broker.pages import lent
     from oidc import discovery, endpoints, looks
-    from scim import server
+    from scim import plain, server
 
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = 2 * 1024 * 1024
@@ -163,13 +163,18 @@ def _open_doors(app: Flask) -> None:
 
     @app.after_request
     def dress(response: Response) -> Response:
-        for name, value in _HEADERS.items():
+        for name, value in _headers().items():
             response.headers.setdefault(name, value)
-        if running.config().base_url.startswith("https://"):
-            response.headers.setdefault("Strict-Transport-Security", "max-age=31536000")
         return response
 
-    app.wsgi_app = _Numbered(_Kept(app, app.wsgi_app, discovery.is_published))  # type: ignore[method-assign]
+    kept = _Kept(app, app.wsgi_app, discovery.is_published)
+    app.wsgi_app = _Numbered(_Plain(app, kept, plain.answer, hosts, _headers()))  # type: ignore[method-assign]
+
+
+def _headers() -> dict[str, str]:
+    """What every answer carries."""
+    secure = running.config().base_url.startswith("https://")
+    return {**_HEADERS, "Strict-Transport-Security": "max-age=31536000"} if secure else _HEADERS
 
 
 def _challenge(problem: Problem) -> str:
@@ -198,6 +203,35 @@ class _Numbered:
 
         with acting(ANONYMOUS, request_id), logs.bound(request_id=request_id):
             return self._application(environ, start)
+
+
+class _Plain:
+    """What `answer` knows is answered without Flask; everything else by it."""
+
+    def __init__(
+        self,
+        app: Flask,
+        application: WSGIApplication,
+        answer: Callable[[Mapping[str, Any]], tuple[list[tuple[str, str]], bytes] | None],
+        hosts: list[str],
+        headers: Mapping[str, str],
+    ) -> None:
+        self._app = app
+        self._application = application
+        self._answer = answer
+        self._hosts = hosts
+        self._headers = list(headers.items())
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        asked = environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"].startswith("/scim/")
+        if asked and host_is_trusted(environ.get("HTTP_HOST"), self._hosts):
+            with self._app.app_context():
+                found = self._answer(environ)
+            if found is not None:
+                headers, body = found
+                start_response("200 OK", [*headers, *self._headers])
+                return [body]
+        return self._application(environ, start_response)
 
 
 class _Kept:
