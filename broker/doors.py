@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import psycopg.errors
 import sqlalchemy.exc
@@ -53,6 +53,7 @@ _SPANNING = frozenset[str]({"partner", "platform", "reach"})
 _ATTEMPTS = 5
 
 View = Callable[..., Response]
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Deed:
     about: About
     view: View
     any_audience: bool = False
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,11 @@ class Door:
         transaction: bool = True,
         about: About | None = None,
         any_audience: bool = False,
+        max_bytes: int | None = None,
     ) -> Callable[[View], View]:
         """Register a view. `spanning` opens its transaction across tenants; `transaction=False` opens none.
-        `any_audience` takes any token of ours, not only those made for this API.
+        `any_audience` takes any token of ours, not only those made for this API. `max_bytes`: of a body, where the
+        route takes more than its door.
 
         A `tenant` or `own` route without a tenant in its path is also served under `/t/<tenant>`.
         """
@@ -144,6 +148,7 @@ class Door:
                 about or About(),
                 view,
                 any_audience,
+                max_bytes,
             )
             endpoint = f"{view.__module__.replace('.', '_')}_{view.__name__}"
             known, call = self._guards.setdefault(endpoint, (deed, self._guard(deed)))
@@ -161,7 +166,7 @@ class Door:
     def _guard(self, deed: Deed) -> View:
         @wraps(deed.view)
         def call(**arguments: Any) -> Response:
-            request.max_content_length = self.max_bytes
+            request.max_content_length = deed.max_bytes or self.max_bytes
             if deed.action is Action.NOTHING_SECRET:
                 return deed.view(**arguments)
             actor = self._authenticate(deed)
@@ -177,7 +182,7 @@ class Door:
                     return deed.view(**arguments)
                 # Read before the transaction opens: a slow sender must not hold one.
                 request.get_data()
-                return _in_one_transaction(scope, deed, arguments)
+                return in_one_transaction(scope, lambda: deed.view(**arguments), spanning=deed.spanning)
 
         call.deed = deed  # type: ignore[attr-defined]
         return call
@@ -271,12 +276,12 @@ def _problem_of_database(error: sqlalchemy.exc.DBAPIError) -> Problem:
     return Problem(note=note)
 
 
-def _in_one_transaction(scope: Scope | None, deed: Deed, arguments: dict[str, Any]) -> Response:
-    """Run the view; what the database aborted for our neighbours' sake is tried again from the start."""
+def in_one_transaction(scope: Scope | None, work: Callable[[], Done], *, spanning: bool = False) -> Done:
+    """Do the work; what the database aborted for our neighbours' sake is tried again from the start."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with platform_scope() if deed.spanning or scope is None else unit(scope):
-                return deed.view(**arguments)
+            with platform_scope() if spanning or scope is None else unit(scope):
+                return work()
         except sqlalchemy.exc.DBAPIError as error:
             again = psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure
             if attempt == _ATTEMPTS or not isinstance(error.orig, again):

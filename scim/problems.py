@@ -41,6 +41,8 @@ def status_of(problem: Problem) -> tuple[int, str | None]:
             return 400, problem.scim_type or "mutability"
         case ValidationFailed() | NotAvailable():
             return 400, problem.scim_type or "invalidValue"
+        case PayloadTooLarge():
+            return problem.status, problem.scim_type or "tooLarge"
     return problem.status, problem.scim_type
 
 

@@ -25,6 +25,9 @@ RESOURCE_TYPES: tuple[ResourceType, ...] = ("User", "Group", "OrganizationalUnit
 ENDPOINTS: Mapping[str, str] = {"User": "Users", "Group": "Groups", "OrganizationalUnit": "OrganizationalUnits"}
 TYPE_AT: Mapping[str, ResourceType] = {ENDPOINTS[name]: name for name in RESOURCE_TYPES}
 
+MAX_BYTES = 1 << 20
+MAX_OPERATIONS = 1_000
+MAX_BULK_BYTES = 10 << 20
 DEFAULT_COUNT = 100
 MAX_RESULTS = 1_000
 CURSOR_TIMEOUT = 3_600
@@ -220,7 +223,7 @@ POLICY = scim.ScimPolicy(
 
 CONFIG = scim.ServiceProviderConfig(
     patch=scim.Patch(supported=True),
-    bulk=scim.Bulk(supported=False, max_operations=0, max_payload_size=0),
+    bulk=scim.Bulk(supported=True, max_operations=MAX_OPERATIONS, max_payload_size=MAX_BULK_BYTES),
     filter=scim.Filter(supported=True, max_results=MAX_RESULTS),
     change_password=scim.ChangePassword(supported=True),
     sort=scim.Sort(supported=True),

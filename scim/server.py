@@ -15,27 +15,25 @@ import scim2_models as scim
 from flask import Response, request
 from scim2_server.conditions import Conditions
 
-from broker import ids, running
+from broker import running
 from broker.context import current_actor
 from broker.db import hot
-from broker.directory import Directory
 from broker.doors import About, Door, json_body, scope
 from broker.errors import Forbidden, NotFound, NotImplementedHere, Problem
 from broker.policy import Action, authorize
 
-from . import reading, schemas, storage
+from . import bulk, reading
 from .asking import Query, Walk, from_arguments, from_message
 from .filters import conditions
-from .patch import SERVICE, check, drop_members, patch
+from .operations import Done, Writer
+from .patch import SERVICE, check
 from .problems import body_of, refusal, status_of
-from .reading import PREFIX, in_unit
 from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
-from .schemas import ENDPOINTS, RESOURCE_TYPES, TYPE_AT
+from .schemas import ENDPOINTS, MAX_BULK_BYTES, MAX_BYTES, RESOURCE_TYPES, TYPE_AT
 from .sorting import order, sort_keys
 from .walking import Branch, Listing
 
 MEDIA_TYPE = "application/scim+json"
-MAX_BYTES = 1 << 20
 
 _RESOURCES = f"/<any({','.join(ENDPOINTS.values())}):endpoint>"
 _EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -85,52 +83,56 @@ def search_everything_by_message() -> Response:
 @door.route(_RESOURCES, methods=["POST"], action=Action.DIRECTORY_WRITE, context="slug")
 def create(endpoint: str) -> Response:
     """A new resource (RFC 7644 §3.3)."""
-    resource_type = TYPE_AT[endpoint]
-    resource = schemas.read(resource_type, _body(), scim.Context.RESOURCE_CREATION_REQUEST)
-    made = storage.create(resource_type, resource)
-    row, body = reading.new(in_unit, _tenant(), _base(), _wishes(endpoint), made)
-    response = _answer(resource_type, row, body, 201)
-    response.headers["Location"] = location(_base(), resource_type, row.id)
-    return response
+    return _done(endpoint, _writer().create(_wishes(endpoint), _body()))
 
 
 @door.route(f"{_RESOURCES}/<id>", methods=["PUT"], action=Action.DIRECTORY_WRITE, context="slug")
 def replace(endpoint: str, id: str) -> Response:
     """A resource said anew (RFC 7644 §3.5.1). What an upstream owns and the request leaves out stays."""
-    resource_type, pin, wishes = TYPE_AT[endpoint], _pins(), _wishes(endpoint)
-    resource = schemas.read(resource_type, _body(), scim.Context.RESOURCE_REPLACEMENT_REQUEST)
-    locked = storage.lock(_tenant(), resource_type, id)
-    check(_conditions() or Conditions(), locked.version, "PUT")
-    storage.write_over(resource_type, id, locked, resource, complete=False, pin=pin)
-    if resource_type == "Group" and not getattr(resource, "members", None):
-        drop_members(_tenant(), id)
-    return _answer(resource_type, *reading.one(in_unit, _tenant(), _base(), wishes, id))
+    return _done(endpoint, _writer().replace(_wishes(endpoint), id, _body(), _conditions() or Conditions()))
 
 
 @door.route(f"{_RESOURCES}/<id>", methods=["PATCH"], action=Action.DIRECTORY_WRITE, context="slug")
 def modify(endpoint: str, id: str) -> Response:
     """Some of a resource changed (RFC 7644 §3.5.2); a group of very many members is not shown in answer."""
-    resource_type, pin, wishes, tenant = TYPE_AT[endpoint], _pins(), _wishes(endpoint), _tenant()
-    if not ids.is_id(id, PREFIX[resource_type]):
-        raise NotFound
-    patch(scope(), _base(), resource_type, id, _body(), _conditions() or Conditions(), pin=pin)
-    if resource_type == "Group" and wishes.lists and reading.has_many_members(in_unit, tenant, id):
-        row = reading.row(in_unit, tenant, _base(), resource_type, id, lists=False)
-        return Response(status=204, headers={"ETag": etag(row.version)})
-    return _answer(resource_type, *reading.one(in_unit, tenant, _base(), wishes, id))
+    return _done(endpoint, _writer().modify(_wishes(endpoint), id, _body(), _conditions() or Conditions()))
 
 
 @door.route(f"{_RESOURCES}/<id>", methods=["DELETE"], action=Action.DIRECTORY_WRITE, context="slug")
 def remove(endpoint: str, id: str) -> Response:
     """A resource removed (RFC 7644 §3.6)."""
-    resource_type, tenant = TYPE_AT[endpoint], _tenant()
-    locked = storage.lock(tenant, resource_type, id)
-    check(_conditions() or Conditions(), locked.version, "DELETE")
-    storage.check_token(tenant, id)
-    if locked.user_type == storage.SERVICE_ACCOUNT:
-        raise Forbidden("Service accounts are not removed by SCIM")
-    Directory().remove(resource_type, id)
-    return Response(status=204)
+    return _done(endpoint, _writer().remove(TYPE_AT[endpoint], id, _conditions() or Conditions()))
+
+
+@door.route(
+    "/Bulk",
+    methods=["POST"],
+    action=Action.DIRECTORY_WRITE,
+    context="slug",
+    transaction=False,
+    max_bytes=MAX_BULK_BYTES,
+)
+def in_bulk() -> Response:
+    """Many writes, each in a transaction of its own (RFC 7644 §3.7)."""
+    return Response(bulk.run(_writer(), _body(MAX_BULK_BYTES)), content_type=MEDIA_TYPE)
+
+
+@door.route("/Me", action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def read_me() -> Response:
+    """The person whose credential it is (RFC 7644 §3.11)."""
+    return read("Users", _me())
+
+
+@door.route("/Me", methods=["PUT"], action=Action.DIRECTORY_WRITE, context="slug")
+def replace_me() -> Response:
+    """The person whose credential it is, said anew."""
+    return replace("Users", _me())
+
+
+@door.route("/Me", methods=["PATCH"], action=Action.DIRECTORY_WRITE, context="slug")
+def modify_me() -> Response:
+    """Some of the person whose credential it is changed."""
+    return modify("Users", _me())
 
 
 @door.route("/ServiceProviderConfig", action=Action.DIRECTORY_READ, context="slug", transaction=False)
@@ -168,10 +170,10 @@ def _not_served(**arguments: str) -> Response:
     raise NotImplementedHere
 
 
-for rule in ("/Me", "/Bulk", "/Agents", "/Agents/<id>"):
+for rule, methods in (("/Me", ("POST", "DELETE")), ("/Agents", _EVERY_METHOD), ("/Agents/<id>", _EVERY_METHOD)):
     door.route(
         rule,
-        methods=_EVERY_METHOD,
+        methods=methods,
         action=Action.DIRECTORY_READ,
         context="slug",
         transaction=False,
@@ -239,8 +241,20 @@ def _base() -> str:
     return f"{running.config().base_url}/scim/v2/{scope().slug}"
 
 
-def _body() -> object:
-    return json_body(media_types=(MEDIA_TYPE, "application/json"), max_bytes=MAX_BYTES)
+def _writer() -> Writer:
+    return Writer(scope(), _base(), _pins())
+
+
+def _me() -> str:
+    """The id of the person who asks. Raises NotFound for a credential that is nobody's."""
+    actor = current_actor()
+    if actor.kind != "user":
+        raise NotFound("The credential is no person's")
+    return actor.id
+
+
+def _body(max_bytes: int = MAX_BYTES) -> object:
+    return json_body(media_types=(MEDIA_TYPE, "application/json"), max_bytes=max_bytes)
 
 
 def _wishes(endpoint: str) -> Projection:
@@ -259,6 +273,17 @@ def _pins() -> bool:
         return False
     authorize(current_actor(), Action.DIRECTORY_PIN, scope(), visible=True)
     return True
+
+
+def _done(endpoint: str, done: Done) -> Response:
+    if done.row is None:
+        return Response(status=done.status)
+    if done.body is None:
+        return Response(status=done.status, headers={"ETag": etag(done.row.version)})
+    response = _answer(TYPE_AT[endpoint], done.row, done.body, done.status)
+    if done.status == 201:
+        response.headers["Location"] = response.headers["Content-Location"]
+    return response
 
 
 def _answer(resource_type: str, row: Row, body: bytes, status: int = 200) -> Response:

@@ -123,6 +123,14 @@ BODIES: dict[tuple[str, str], Body] = {
     ("PATCH", "/tenants/<tenant_id>"): Body(lambda o: {"name": "Changed"}),
     ("PATCH", "/tenants/<tenant_id>/settings"): Body(lambda o: {"access_token_lifetime": 600}),
     ("PUT", "/users/<user_id>/password"): Body(lambda o: {"password": "correct horse battery"}),
+    ("POST", "/Bulk"): Body(
+        lambda o: {
+            "schemas": ["urn:ietf:params:scim:api:messages:2.0:BulkRequest"],
+            "Operations": [{"method": "POST", "path": "/Groups", "bulkId": "1", "data": {"displayName": "In bulk"}}],
+        }
+    ),
+    ("PUT", "/Me"): Body(_managed("me")),
+    ("PATCH", "/Me"): Body(lambda o: _patch({"op": "replace", "path": "title", "value": "Changed"})),
     ("POST", "/.search"): _SEARCH,
     ("POST", "/Users/.search"): _SEARCH,
     ("POST", "/Groups/.search"): _SEARCH,

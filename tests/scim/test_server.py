@@ -87,7 +87,7 @@ def test_required_attributes_and_types_are_checked(acme: Scim) -> None:
         (b"[" * 50 + b"]" * 50, "application/json", 400, "invalidSyntax"),
         (b'{"userName":"a"}', "text/plain", 415, None),
         (b'{"userName":"a"}', "application/json; charset=latin-1", 415, None),
-        (b'{"userName":"' + b"a" * (1 << 20) + b'"}', "application/scim+json", 413, None),
+        (b'{"userName":"' + b"a" * (1 << 20) + b'"}', "application/scim+json", 413, "tooLarge"),
     ],
 )
 def test_a_body_is_strict_json(acme: Scim, body: bytes, content_type: str, status: int, scim_type: str | None) -> None:
@@ -499,7 +499,7 @@ def test_administrators_use_the_same_endpoints(acme: Scim, world: World) -> None
 
 
 def test_what_is_not_served_is_501_and_not_announced(acme: Scim) -> None:
-    for path in ("/Me", "/Bulk", "/Agents", "/Agents/x"):
+    for path in ("/Agents", "/Agents/x"):
         for method in ("GET", "POST"):
             refused(acme.call(method, path, {} if method == "POST" else None), 501)
     config = acme.get("/ServiceProviderConfig").json
@@ -507,7 +507,7 @@ def test_what_is_not_served_is_501_and_not_announced(acme: Scim) -> None:
         name: config[name]["supported"] for name in ("patch", "bulk", "filter", "changePassword", "sort", "etag")
     }
     assert announced == {
-        "patch": True, "bulk": False, "filter": True, "changePassword": True, "sort": True, "etag": True,
+        "patch": True, "bulk": True, "filter": True, "changePassword": True, "sort": True, "etag": True,
     }  # fmt: skip
     assert config["filter"]["maxResults"] == 1000
     assert config["pagination"] == {
@@ -519,6 +519,29 @@ def test_what_is_not_served_is_501_and_not_announced(acme: Scim) -> None:
         "Group",
         "OrganizationalUnit",
     ]
+
+
+def test_me_is_the_person_whose_credential_it_is(acme: Scim, world: World) -> None:
+    me = Scim(acme.app, acme.slug, admin_token_of(world.acme, "tenant_admin", world.acme.tenant_id))
+    shown = me.get("/Me")
+    path = f"/Users/{shown.json['id']}"
+    assert shown.json == me.get(path).json and shown.headers["Content-Location"].endswith(path)
+    assert me.get("/Me", If_None_Match=shown.headers["ETag"]).status_code == 304
+    changed = me.patch("/Me?attributes=title", {"op": "add", "path": "title", "value": "Dr"}, If_Match='W/"1"')
+    assert changed.json["title"] == "Dr" and "userName" not in changed.json
+    refused(me.patch("/Me", {"op": "remove", "path": "title"}, If_Match='W/"1"'), 412)
+    assert me.put("/Me", {"userName": "said-anew"}).json["meta"]["location"].endswith(path)
+    assert me.get(path).json["userName"] == "said-anew"
+    for method in ("POST", "DELETE"):
+        refused(me.call(method, "/Me", {}), 501)
+
+
+def test_who_is_nobody_here_has_no_me(acme: Scim, world: World) -> None:
+    partner = Scim(acme.app, acme.slug, admin_token_of(world.home, "partner_admin", world.partner_id))
+    for client in (acme, partner):
+        refused(client.get("/Me"), 404)
+        refused(client.put("/Me", {"userName": "x"}), 404)
+        refused(client.patch("/Me", {"op": "remove", "path": "title"}), 404)
 
 
 def test_discovery_describes_every_schema(acme: Scim) -> None:

@@ -1,0 +1,80 @@
+"""What one write of a client does, whether it came alone or in a bulk request.
+
+Owns the four of them: a resource made, said anew, changed and removed, in the unit of work that is open and with the
+answer as the client wants it. Reading requests and shaping responses is `scim.server`'s, running many `scim.bulk`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import scim2_models as scim
+from scim2_server.conditions import Conditions
+
+from broker import ids
+from broker.context import Scope
+from broker.directory import Directory
+from broker.errors import Forbidden, NotFound
+
+from . import reading, schemas, storage
+from .patch import check, drop_members, patch
+from .reading import PREFIX, in_unit
+from .resources import Projection, Row
+
+
+class Done(NamedTuple):
+    """`row`: the resource as it is now, None once it is removed; `body`: as the client wants it, if it is shown."""
+
+    status: int
+    row: Row | None = None
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes of one client in one tenant. `base` is the URL of its SCIM root; `pin` lays values above the upstreams."""
+
+    scope: Scope
+    base: str
+    pin: bool = False
+
+    @property
+    def tenant(self) -> str:
+        assert self.scope.tenant_id is not None
+        return self.scope.tenant_id
+
+    def create(self, wanted: Projection, body: Any) -> Done:
+        resource = schemas.read(wanted.resource_type, body, scim.Context.RESOURCE_CREATION_REQUEST)
+        made = storage.create(wanted.resource_type, resource)
+        return Done(201, *reading.new(in_unit, self.tenant, self.base, wanted, made))
+
+    def replace(self, wanted: Projection, id: str, body: Any, conditions: Conditions) -> Done:
+        """What an upstream owns and the client leaves out stays."""
+        resource_type = wanted.resource_type
+        resource = schemas.read(resource_type, body, scim.Context.RESOURCE_REPLACEMENT_REQUEST)
+        locked = storage.lock(self.tenant, resource_type, id)
+        check(conditions, locked.version, "PUT")
+        storage.write_over(resource_type, id, locked, resource, complete=False, pin=self.pin)
+        if resource_type == "Group" and not getattr(resource, "members", None):
+            drop_members(self.tenant, id)
+        return Done(200, *reading.one(in_unit, self.tenant, self.base, wanted, id))
+
+    def modify(self, wanted: Projection, id: str, body: Any, conditions: Conditions) -> Done:
+        """A group of very many members is not shown in answer."""
+        resource_type = wanted.resource_type
+        if not ids.is_id(id, PREFIX[resource_type]):
+            raise NotFound
+        patch(self.scope, self.base, resource_type, id, body, conditions, pin=self.pin)
+        if resource_type == "Group" and wanted.lists and reading.has_many_members(in_unit, self.tenant, id):
+            return Done(204, reading.row(in_unit, self.tenant, self.base, resource_type, id, lists=False))
+        return Done(200, *reading.one(in_unit, self.tenant, self.base, wanted, id))
+
+    def remove(self, resource_type: str, id: str, conditions: Conditions) -> Done:
+        locked = storage.lock(self.tenant, resource_type, id)
+        check(conditions, locked.version, "DELETE")
+        storage.check_token(self.tenant, id)
+        if locked.user_type == storage.SERVICE_ACCOUNT:
+            raise Forbidden("Service accounts are not removed by SCIM")
+        Directory().remove(resource_type, id)
+        return Done(204)
