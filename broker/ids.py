@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from array import array
+from hashlib import blake2b
 from itertools import accumulate
 
 PREFIXES = {
@@ -33,6 +34,7 @@ PREFIXES = {
     "asg": "Assignment",
     "rol": "RoleAssignment",
     "dom": "Domain",
+    "arc": "ArchiveRun",
     "lnk": "Link",
     "dlv": "Delivery",
     "ses": "Session",
@@ -78,6 +80,14 @@ def is_id(text: str, prefix: str | None = None) -> bool:
     """Whether the text has the form of an id, of that prefix when one is given."""
     match = _ID.fullmatch(text)
     return match is not None and (match[1] == prefix if prefix else match[1] in PREFIXES)
+
+
+def renewed(id: str, owner: str) -> str:
+    """The id that `owner` gives to what is called `id` elsewhere: always the same one, of the same kind and moment."""
+    prefix, _, text = id.partition("_")
+    salt = blake2b(f"{owner} {id}".encode(), digest_size=_RANDOM_BITS // 8).digest()
+    moment = int(text, 32) >> _RANDOM_BITS
+    return f"{prefix}_{_text(moment << _RANDOM_BITS | int.from_bytes(salt))}"
 
 
 def _text(value: int) -> str:

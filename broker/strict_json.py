@@ -24,8 +24,11 @@ class StrictJsonError(ValueError):
         self.kind: Kind = kind
 
 
-def loads(data: bytes, *, max_bytes: int = 256 * 1024, max_depth: int = 20) -> Any:
-    """The value of one JSON text; an array or object alone has depth 1. Raises StrictJsonError and nothing else."""
+def loads(data: bytes, *, max_bytes: int = 256 * 1024, max_depth: int = 20, nul: bool = False) -> Any:
+    """The value of one JSON text; an array or object alone has depth 1. Raises StrictJsonError and nothing else.
+
+    `nul` lets NUL pass, where it is the caller's to say which strings are kept as octets.
+    """
     if len(data) > max_bytes:
         raise StrictJsonError("too_large", f"the body is larger than {max_bytes} bytes")
     try:
@@ -41,7 +44,7 @@ def loads(data: bytes, *, max_bytes: int = 256 * 1024, max_depth: int = 20) -> A
     if data.count(b"[") + data.count(b"{") > max_depth and _deeper_than(value, max_depth):
         raise StrictJsonError("too_deep", f"the body is nested deeper than {max_depth}")
     if "\\u0000" in text or "\\ud" in text or "\\uD" in text:
-        _check_strings(value)
+        _check_strings(value, nul=nul)
     return value
 
 
@@ -86,9 +89,9 @@ def _containers(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
     return [value for value in values if isinstance(value, dict | list)]
 
 
-def _check_strings(value: Any) -> None:
+def _check_strings(value: Any, *, nul: bool) -> None:
     for text in _strings(value):
-        if "\0" in text:
+        if not nul and "\0" in text:
             raise StrictJsonError("control", "a string holds a NUL character")
         try:
             text.encode()

@@ -12,6 +12,7 @@ from .applications import (
     TargetRemoval,
     TargetResource,
 )
+from .archives import ArchiveRefusal, ArchiveRun
 from .base import Base, DirectoryOwned, TenantOwned
 from .credentials import PersonalAccessToken, RoleAssignment, ScimToken
 from .events import Delivery, Event
@@ -33,6 +34,8 @@ from .tenancy import Domain, Partner, PlatformFact, RetiredSlug, SettingValue, T
 __all__ = [
     "Application",
     "ApplicationAccess",
+    "ArchiveRefusal",
+    "ArchiveRun",
     "Assignment",
     "Attempt",
     "AuthorizationCode",

@@ -43,6 +43,8 @@ class Resource(Stamped, DirectoryOwned, Base):
             unique=True,
             postgresql_where=text("token_key IS NOT NULL"),
         ),
+        # Whether an id is another tenant's is asked without knowing whose.
+        Index("ix_resources_id", "id"),
         # With the user_type, so that a list is counted without reading the rows.
         Index(
             "ix_resources_type",
