@@ -187,7 +187,7 @@ def test_functions_with_their_owners_rights_are_closed(owner: psycopg.Connection
     found = {name: rest for name, *rest in owner.execute(statement)}
     assert found.keys() == {
         *(f"scaikey_find_{noun}" for noun in ("token", "tenant", "client", "audience", "code")),
-        *(f"scaikey_find_{noun}" for noun in ("refresh", "session", "domain")),
+        *(f"scaikey_find_{noun}" for noun in ("refresh", "session", "domain", "elsewhere")),
         "scaikey_refresh_statistics",
     }
     for name, (function_owner, config, definer, grantees, public) in found.items():
