@@ -103,6 +103,7 @@ _KINDS: dict[int, type[TargetError]] = {
     405: Unsupported,
     408: Troubled,
     409: Clash,
+    412: Troubled,  # we ask for no condition: two changes at once got into each other's way there
     425: Troubled,
     429: Busy,
     501: Unsupported,
@@ -211,6 +212,9 @@ class TargetClient:
             raise Unreachable(f"{method} {path}: {error}") from None
         if not 200 <= response.status < 300:
             self._refuse(method, path, response)
+        if (response.header("content-type") or "").lower().startswith("text/html"):
+            # A gateway's page, whatever status it has: the receiver itself has not been asked.
+            raise Troubled(f"{method} {path} answered {response.status} with a page", status=response.status)
         return response
 
     def _refuse(self, method: str, path: str, response: Response) -> NoReturn:

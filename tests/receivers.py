@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from tests.parties.party import HERE, Party, needed, node
 
@@ -259,14 +259,37 @@ class Receiver(Remote):
         return Answer(200, resource)
 
 
+class Between(Receiver):
+    """Hands on what it is asked to a real receiver and what that says back, but for the faults."""
+
+    def __init__(self, base_url: str, real: Remote) -> None:
+        super().__init__(base_url)
+        self.real = real
+
+    def act(self, asked: Asked) -> Answer:
+        query = f"?{urlencode(asked.query)}" if asked.query else ""
+        request = urllib.request.Request(
+            self.real.base_url + quote(asked.path) + query,
+            method=asked.method,
+            data=None if asked.body is None else json.dumps(asked.body).encode(),
+            headers={"Authorization": f"Bearer {self.real.token}", "Content-Type": "application/scim+json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return Answer(answer.status, answer.read() or None)
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.read())
+
+
 def _error(status: int, detail: str, scim_type: str | None = None) -> Answer:
     body = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:Error"], "status": str(status), "detail": detail}
     return Answer(status, body if scim_type is None else {**body, "scimType": scim_type})
 
 
 @contextmanager
-def faulty_receiver() -> Iterator[Receiver]:
-    """A `Receiver` that listens on a free loopback port."""
+def faulty_receiver(real: Remote | None = None) -> Iterator[Receiver]:
+    """A `Receiver` that listens on a free loopback port; one that stands before the `real` one, where that is given."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -324,7 +347,8 @@ def faulty_receiver() -> Iterator[Receiver]:
     closing = threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    receiver = Receiver(f"http://127.0.0.1:{server.server_address[1]}/v2")
+    base_url = f"http://127.0.0.1:{server.server_address[1]}/v2"
+    receiver = Receiver(base_url) if real is None else Between(base_url, real)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

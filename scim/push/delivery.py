@@ -8,9 +8,10 @@ again. Decides nothing about who should be where, and opens a unit of work only 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from broker.db import unit
 from scim.client import (
@@ -46,6 +47,10 @@ _NAMES = {"User": "userName", "Group": "displayName"}
 
 class LeaseLost(Exception):
     """Somebody else has this work by now."""
+
+
+class StillThere(Refused):
+    """404 to a PATCH of what can be read: of a member, perhaps, or because the target knows no PATCH."""
 
 
 @dataclass(slots=True)
@@ -177,7 +182,9 @@ class _Errand:
             return work.remote_id
         try:
             write(work.remote_id)
-        except Missing:
+        except Missing as missing:
+            if self.is_there(work.remote_id):
+                raise Troubled(f"{missing}, though it can be read", status=404) from None
             self.forget()
             return self.found_or_made(write)
         return work.remote_id
@@ -260,9 +267,8 @@ class _Errand:
             {"op": "replace", "path": name, "value": self.work.document[name]} for name in ("displayName", "externalId")
         ]
         try:
-            self.client.patch(self.kind, remote_id, operations)
-        except Missing:
-            self.client.read(self.kind, remote_id)
+            self.patch(remote_id, operations)
+        except StillThere:
             raise Refused("the target has the group but knows no PATCH, which groups need") from None
 
     def deactivate(self, remote_id: str) -> None:
@@ -304,12 +310,10 @@ class _Errand:
             self.note(partial(ledger.writing, self.work, [member.id for member in there]))
             try:
                 self.check()
-                self.client.patch(self.kind, remote_id, operations)
+                self.patch(remote_id, operations)
             except TargetError as error:
-                if error.again or isinstance(error, Unsupported):
+                if error.again or isinstance(error, Unsupported | Missing):
                     raise
-                if isinstance(error, Missing):
-                    self.client.read(self.kind, remote_id)
                 if len(chunk) > 1:
                     middle = len(chunk) // 2
                     self.write_chunk(remote_id, chunk[:middle], adding, refusals)
@@ -319,6 +323,26 @@ class _Errand:
                     refusals.append(f"{chunk[0].id}: {error}")
                     return
         self.note(partial(ledger.written, self.work, [member.id for member in chunk], added=adding))
+
+    def patch(self, remote_id: str, operations: Sequence[Mapping[str, Any]]) -> None:
+        """Raises Missing when it is gone, and StillThere when it is not: a first 404 may be a passing one."""
+        try:
+            self.client.patch(self.kind, remote_id, operations)
+        except Missing:
+            self.client.read(self.kind, remote_id)
+            self.check()
+            try:
+                self.client.patch(self.kind, remote_id, operations)
+            except Missing as missing:
+                raise StillThere(str(missing), status=404) from None
+
+    def is_there(self, remote_id: str) -> bool:
+        """Before it is forgotten in which groups somebody is: those who come back are in them still."""
+        try:
+            self.client.read(self.kind, remote_id)
+        except Missing:
+            return False
+        return True
 
     def forget(self) -> None:
         """It is gone at the target. Committed before it is looked for and made again."""

@@ -91,6 +91,10 @@ class Tenant:
             name = db.session().scalar(sa.select(Resource.name).where(Resource.id == id))
             Directory().replace("User", id, {"schemas": [CORE_USER], "userName": name, **attributes})
 
+    def rename(self, group: str, name: str) -> None:
+        with unit(self.scope):
+            Directory().replace("Group", group, {"displayName": name})
+
     def remove(self, *ids: str, kind: str = "User") -> None:
         with unit(self.scope):
             for id in ids:
