@@ -52,23 +52,22 @@ class _Subscriber:
     name: str
     to: tuple[str, ...]
     owed: Owed
-    anybody: sa.TextClause | None
+    among: sa.FromClause | None
 
 
 _subscribers: list[_Subscriber] = []
 _bells: list[Callable[[], None]] = []
 
 
-def subscribe(name: str, *, to: Sequence[str], anybody: str | None = None) -> Callable[[Owed], Owed]:
+def subscribe(name: str, *, to: Sequence[str], among: sa.FromClause | None = None) -> Callable[[Owed], Owed]:
     """Register who is owed deliveries for events whose names match the patterns in `to` (`user.*`).
 
-    `anybody`: a short query, of `:tenant`, that gives a row when anything can be owed there at all; in most tenants
-    nothing can, and the long one is spared.
+    `among`: the table of those who can be owed anything; most tenants have none of them, and are spared the query.
     """
 
     def register(owed: Owed) -> Owed:
         _subscribers[:] = [known for known in _subscribers if known.name != name]
-        _subscribers.append(_Subscriber(name, tuple(to), owed, None if anybody is None else sa.text(anybody)))
+        _subscribers.append(_Subscriber(name, tuple(to), owed, among))
         return owed
 
     return register
@@ -128,8 +127,10 @@ def record(changes: Changes, *, tenant_id: str | None = None, actor: Actor | Non
 
 
 def _is_anybody(subscriber: _Subscriber, tenant: str) -> bool:
-    asked = subscriber.anybody
-    return asked is None or db.session().execute(asked, {"tenant": tenant}).first() is not None
+    if (table := subscriber.among) is None:
+        return True
+    asked = sa.select(sa.literal(1)).select_from(table).where(table.c.tenant_id == tenant).limit(1)
+    return db.session().execute(asked).first() is not None
 
 
 @dataclass(frozen=True, slots=True)

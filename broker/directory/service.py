@@ -8,8 +8,7 @@ and never commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,10 +20,10 @@ from connectors.port import Change, Identity
 from ..context import Scope
 from ..db import current_scope, db, directory_writes
 from ..endings import DISABLED, end_all_of
-from ..errors import Conflict, LimitExceeded, NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
+from ..errors import NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider
-from . import layers, links, mapping, members, names, references, removal, rows
+from . import layers, links, mapping, members, names, references, removal, room, rows
 from .admission import Admission, Arrival
 from .apply import PageOfChanges
 from .documents import MANAGER, PARENT, Values, apart, differing, flattened, holds_nul, put, stored_extras
@@ -33,10 +32,6 @@ from .news import Shown, Tally, tell_members, tell_shown
 from .outcome import Loss, Outcome
 from .rows import Row, Unfit
 
-_NAME_HELD = sa.text("""
-    SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
-      AND name_key = :key AND id <> :id
-""")
 _LIVE = """
     SELECT version FROM resources WHERE tenant_id = :tenant AND id = :id AND type = 'Group' AND removed_at IS NULL
 """
@@ -58,19 +53,6 @@ _LAYERS = sa.text("""
     UPDATE resources SET local = CAST(:local AS jsonb), pins = CAST(:pins AS jsonb), disabled = :disabled,
         email_doubted = :doubted WHERE tenant_id = :tenant AND id = :id
 """)
-_USERS = sa.text("""
-    SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
-      AND user_type IS DISTINCT FROM 'ServiceAccount'
-""")
-_MAX_USERS = """
-    SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
-"""
-_LIMIT = sa.text(_MAX_USERS)
-_ARRIVAL = sa.text(f"""
-    SELECT EXISTS (SELECT FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
-                   AND name_key = :key), ({_MAX_USERS}) IS NOT NULL, now()
-""")  # noqa: S608 - constant text
-_LOCK_ROOM = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
 _SIGN_IN = {"sign_in_kinds": sorted(mapping.SIGN_IN_KINDS)}
 _TARGETS = {
     MANAGER: ("User", "manager_id", "manager_ref", "user"),
@@ -101,9 +83,9 @@ class Directory:
         row.local = values
         self._settle(row, ())
         with directory_writes():
-            self._check_arrival(row)
+            room.check_arrival(self.tenant, row)
             names.name_tokens(self.tenant, [row])
-            with _one_name_each():
+            with room.one_name_each():
                 rows.insert(self.tenant, [row])
             if wanted := _member_ids(document):
                 self._check_members(row.id, wanted)
@@ -147,13 +129,13 @@ class Directory:
         self._settle(row, said)
         with directory_writes():
             if row.counts and not counted:
-                self._check_room()
+                room.check_room(self.tenant)
             if row.name_key != name_key:
-                self._check_name(row)
+                room.check_name(self.tenant, row)
             hidden = stored_extras(resource_type, row.local)
             if row.document != before or hidden != extras:
                 row.version += 1
-                with _one_name_each():
+                with room.one_name_each():
                     rows.update(self.tenant, [row])
                 changed = differing(old, row.read())
                 changed += sorted(key for key in {*extras, *hidden} if extras.get(key) != hidden.get(key))
@@ -204,7 +186,7 @@ class Directory:
     def admit(self, identity: Identity, via: IdentityProvider) -> Admission:
         """Who signs in here: somebody known, matched or new, with what the identity says of him; or why nobody."""
         with directory_writes():
-            return Arrival(self.tenant, via, identity, self._room).admit()
+            return Arrival(self.tenant, via, identity, self._places).admit()
 
     def apply(
         self,
@@ -224,7 +206,7 @@ class Directory:
 
         def page() -> Outcome:
             whole = PageOfChanges(
-                self.tenant, provider, run_no, halving_floor=halving_floor, followed=followed, room=self._room
+                self.tenant, provider, run_no, halving_floor=halving_floor, followed=followed, room=self._places
             )
             return whole.apply(changes)
 
@@ -385,39 +367,8 @@ class Directory:
         except Unfit as unfit:
             raise ValidationFailed(unfit.detail, scim_type="invalidValue") from None
 
-    def _check_arrival(self, row: Row) -> None:
-        """Whether a new person has a name of his own, and a place."""
-        if row.type != "User":
-            return
-        taken, limited, row.arrived_at = (
-            db.session().execute(_ARRIVAL, {"tenant": self.tenant, "key": row.name_key}).one()
-        )
-        if taken:
-            raise _taken()
-        if limited and row.counts:
-            self._check_room()
-
-    def _check_name(self, row: Row) -> None:
-        if row.type != "User":
-            return
-        if db.session().execute(_NAME_HELD, {"tenant": self.tenant, "key": row.name_key, "id": row.id}).first():
-            raise _taken()
-
-    def _room(self) -> int | None:
-        """How many more users the tenant may have; None where the partner sets no limit. Others who ask wait."""
-        limit = self._limit()
-        if limit is None:
-            return None
-        db.session().execute(_LOCK_ROOM, {"tenant": self.tenant})
-        return max(0, limit - int(db.session().execute(_USERS, {"tenant": self.tenant}).scalar_one()))
-
-    def _limit(self) -> int | None:
-        return db.session().execute(_LIMIT, {"tenant": self.tenant}).scalar()
-
-    def _check_room(self) -> None:
-        room = self._room()
-        if room is not None and room <= 0:
-            raise LimitExceeded(f"max_users_per_tenant is {self._limit()}, and the tenant has as many users")
+    def _places(self) -> int | None:
+        return room.places(self.tenant)
 
     def _check_members(self, group_id: str, wanted: Sequence[str]) -> None:
         strangers = members.unknown(self.tenant, wanted)
@@ -463,21 +414,6 @@ class Directory:
         kept: Values = {"id": row.id, "disabled": row.disabled, "doubted": row.email_doubted}
         kept |= {"local": orjson.dumps(row.local).decode(), "pins": orjson.dumps(row.pins).decode()}
         db.session().execute(_LAYERS, {"tenant": self.tenant, **kept})
-
-
-@contextmanager
-def _one_name_each() -> Iterator[None]:
-    """Two who take the same userName in the same moment: the later one meets the index."""
-    try:
-        yield
-    except IntegrityError as error:
-        if names.is_clash(error):
-            raise _taken() from None
-        raise
-
-
-def _taken() -> Conflict:
-    return Conflict("The userName belongs to somebody else", scim_type="uniqueness")
 
 
 def _member_ids(document: Mapping[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ def _lane(resource_type: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
 @subscribe(
     "scim",
     to=("user.*", "group.*", "assignment.*", "scim_target.created", "scim_target.updated", "scim_target.resumed"),
-    anybody="SELECT 1 FROM scim_targets WHERE tenant_id = :tenant LIMIT 1",
+    among=ScimTarget.__table__,
 )
 def owed(batch: sa.FromClause) -> sa.Select[Any]:
     """The deliveries a batch of changes owes: resources that changed, and targets whose reach did."""

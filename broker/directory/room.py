@@ -1,0 +1,92 @@
+"""Whether somebody new may come in: a userName of his own, and a place among those the partner allows.
+
+Owns the statements that ask, and the refusals. Two who come in the same moment are told apart by the unique index for
+names and by a lock for places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from ..db import db
+from ..errors import Conflict, LimitExceeded
+from . import names
+from .rows import Row
+
+_NAME_HELD = sa.text("""
+    SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
+      AND name_key = :key AND id <> :id
+""")
+_LIMIT = sa.text("""
+    SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
+""")
+_ARRIVAL = sa.text("""
+    SELECT EXISTS (SELECT FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
+                   AND name_key = :key),
+           (SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant))
+               IS NOT NULL,
+           now()
+""")
+_USERS = sa.text("""
+    SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
+      AND user_type IS DISTINCT FROM 'ServiceAccount'
+""")
+_LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
+
+
+def check_arrival(tenant: str, row: Row) -> None:
+    """Whether a new resource may come in. Raises Conflict (`uniqueness`) and LimitExceeded."""
+    if row.type != "User":
+        return
+    taken, limited, row.arrived_at = db.session().execute(_ARRIVAL, {"tenant": tenant, "key": row.name_key}).one()
+    if taken:
+        raise _taken()
+    if limited and row.counts:
+        check_room(tenant)
+
+
+def check_name(tenant: str, row: Row) -> None:
+    """Whether the name that somebody takes is free. Raises Conflict (`uniqueness`)."""
+    if row.type != "User":
+        return
+    if db.session().execute(_NAME_HELD, {"tenant": tenant, "key": row.name_key, "id": row.id}).first():
+        raise _taken()
+
+
+def places(tenant: str) -> int | None:
+    """How many more users the tenant may have; None where the partner sets no limit. Others who ask wait."""
+    limit = _limit(tenant)
+    if limit is None:
+        return None
+    db.session().execute(_LOCK, {"tenant": tenant})
+    return max(0, limit - int(db.session().execute(_USERS, {"tenant": tenant}).scalar_one()))
+
+
+def check_room(tenant: str) -> None:
+    """Whether the tenant may have one user more. Raises LimitExceeded."""
+    left = places(tenant)
+    if left is not None and left <= 0:
+        raise LimitExceeded(f"max_users_per_tenant is {_limit(tenant)}, and the tenant has as many users")
+
+
+@contextmanager
+def one_name_each() -> Iterator[None]:
+    """Two who take the same userName in the same moment: the later one meets the index."""
+    try:
+        yield
+    except IntegrityError as error:
+        if names.is_clash(error):
+            raise _taken() from None
+        raise
+
+
+def _limit(tenant: str) -> int | None:
+    return db.session().execute(_LIMIT, {"tenant": tenant}).scalar()
+
+
+def _taken() -> Conflict:
+    return Conflict("The userName belongs to somebody else", scim_type="uniqueness")
