@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import secrets
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,15 +108,8 @@ def mint_pat(
 
 def mint_scim_token(values: dict[str, Any]) -> tuple[ScimToken, str]:
     """An inbound SCIM credential of the open unit's tenant, and its secret. Raises ValidationFailed."""
+    _check_scim_token(values)
     session = db.session()
-    expires_at = values.get("expires_at")
-    if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise ValidationFailed(errors={"expires_at": ["Must be in the future."]})
-    provider_id = values.get("identity_provider_id")
-    if provider_id is not None and not session.scalar(
-        sa.select(IdentityProvider.id).where(IdentityProvider.id == provider_id)
-    ):
-        raise ValidationFailed(errors={"identity_provider_id": ["There is no such identity provider."]})
     secret = new_secret(SCIM_PREFIX)
     token = ScimToken(id=ids.new("sct"), digest=hashlib.sha256(secret.encode()).digest(), **values)
     session.add(token)
@@ -125,14 +118,55 @@ def mint_scim_token(values: dict[str, Any]) -> tuple[ScimToken, str]:
     return token, secret
 
 
+def change_scim_token(token: ScimToken, values: Mapping[str, Any]) -> None:
+    """Set what differs. Raises ValidationFailed."""
+    differing = {name: value for name, value in values.items() if getattr(token, name) != value}
+    _check_scim_token(differing)
+    for name, value in differing.items():
+        setattr(token, name, value)
+    if differing:
+        db.session().flush()
+        _record("scim_token.updated", "ScimToken", token.id, sorted(differing))
+
+
+def rotate_scim_token(token: ScimToken, overlap: timedelta) -> str:
+    """A new secret for the token. The one before it holds for `overlap` longer, and no later than the token; one that
+    came before that holds no longer. The row must be locked. Raises ValidationFailed.
+    """
+    _check_overlap(overlap)
+    secret, now = new_secret(SCIM_PREFIX), datetime.now(UTC)
+    if overlap:
+        token.earlier_digest, token.earlier_until = token.digest, now + overlap
+    else:
+        token.earlier_digest = token.earlier_until = None
+    token.digest = hashlib.sha256(secret.encode()).digest()
+    db.session().flush()
+    _record("scim_token.rotated", "ScimToken", token.id, {"overlap": int(overlap.total_seconds())})
+    return secret
+
+
+def _check_scim_token(values: Mapping[str, Any]) -> None:
+    expires_at, provider_id = values.get("expires_at"), values.get("identity_provider_id")
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise ValidationFailed(errors={"expires_at": ["Must be in the future."]})
+    if provider_id is not None and not db.session().scalar(
+        sa.select(IdentityProvider.id).where(IdentityProvider.id == provider_id)
+    ):
+        raise ValidationFailed(errors={"identity_provider_id": ["There is no such identity provider."]})
+
+
+def _check_overlap(overlap: timedelta) -> None:
+    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+        raise ValidationFailed(errors={"overlap": [f"Must be 0 to {int(LONGEST_OVERLAP.total_seconds())} seconds."]})
+
+
 def mint_client_secret(
     *, application_id: str | None = None, service_account_id: str | None = None, overlap: timedelta = OVERLAP
 ) -> tuple[ClientSecret, str]:
     """A new secret of a client of the open unit's tenant. Earlier ones hold for `overlap` longer, and no later than
     they would have. Raises ValidationFailed, and Conflict while too many are valid; without overlap there never are.
     """
-    if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
-        raise ValidationFailed(errors={"overlap": [f"Must be 0 to {int(LONGEST_OVERLAP.total_seconds())} seconds."]})
+    _check_overlap(overlap)
     session, now = db.session(), datetime.now(UTC)
     owner_id = application_id or service_account_id or ""
     # Two rotations of one client in the same moment: the second one sees the first one's secret.

@@ -5,12 +5,17 @@ Their form and digests are `broker.credentials`'; what one may touch is `scim.st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
 import sqlalchemy as sa
 from flask import Response
 
 from broker import access, credentials
+from broker.api.applications import RotationShape
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
-from broker.api.shapes import NAME, Shape, auto_field, fields, one_of, take
+from broker.api.shapes import NAME, Shape, auto_field, fields, one_of, take, take_changes
 from broker.doors import About
 from broker.errors import NotAvailable, NotFound
 from broker.models import ScimToken
@@ -27,6 +32,7 @@ class ScimTokenShape(Shape):
     identity_provider_id = auto_field()
     allow_password = auto_field()
     expires_at = auto_field()
+    earlier_until = auto_field(dump_only=True)
     last_used_at = auto_field(dump_only=True)
     created_at = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
@@ -51,8 +57,7 @@ def list_scim_tokens() -> Response:
 def create_scim_token() -> Response:
     """Make an inbound SCIM credential. `token` is shown in this answer only."""
     values = take(ScimTokenShape, body())
-    if values.get("mode") == "strict":
-        raise NotAvailable(errors={"mode": ["Available: tolerant."]})
+    _check_mode(values)
     token, secret = credentials.mint_scim_token(values)
     return created(ScimTokenShape, token, f"/scim-tokens/{token.id}", token=secret)
 
@@ -63,6 +68,39 @@ def read_scim_token(token_id: str) -> Response:
     return show(ScimTokenShape, _token(token_id, Action.SCIM_TOKEN_READ))
 
 
+@api.route(
+    "/scim-tokens/<token_id>",
+    methods=["PATCH"],
+    action=Action.SCIM_TOKEN_WRITE,
+    about=About(takes=ScimTokenShape, gives=ScimTokenShape),
+)
+def change_scim_token(token_id: str) -> Response:
+    """Change an inbound SCIM credential. Its secret stays; a new end holds from the next request."""
+    token = _token(token_id, Action.SCIM_TOKEN_WRITE)
+    check_if_match(ScimTokenShape, token)
+    values = take_changes(ScimTokenShape, token, body())
+    _check_mode(values)
+    credentials.change_scim_token(token, values)
+    return show(ScimTokenShape, token)
+
+
+@api.route(
+    "/scim-tokens/<token_id>/rotate",
+    methods=["POST"],
+    action=Action.SCIM_TOKEN_WRITE,
+    about=About(takes=RotationShape, gives=NewScimTokenShape),
+)
+def rotate_scim_token(token_id: str) -> Response:
+    """Give an inbound SCIM credential a new secret, shown in this answer only.
+
+    The secret before it works for `overlap` seconds longer, a day unless said otherwise; with 0 it ends now.
+    """
+    token = _token(token_id, Action.SCIM_TOKEN_WRITE)
+    check_if_match(ScimTokenShape, token)
+    secret = credentials.rotate_scim_token(token, timedelta(seconds=take(RotationShape, body())["overlap"]))
+    return show(NewScimTokenShape, token, token=secret)
+
+
 @api.route("/scim-tokens/<token_id>", methods=["DELETE"], action=Action.SCIM_TOKEN_WRITE, about=About(status=204))
 def revoke_scim_token(token_id: str) -> Response:
     """Revoke an inbound SCIM credential."""
@@ -70,6 +108,11 @@ def revoke_scim_token(token_id: str) -> Response:
     check_if_match(ScimTokenShape, token)
     credentials.revoke(token)
     return nothing()
+
+
+def _check_mode(values: Mapping[str, Any]) -> None:
+    if values.get("mode") == "strict":
+        raise NotAvailable(errors={"mode": ["Available: tolerant."]})
 
 
 def _token(token_id: str, to: Action) -> ScimToken:

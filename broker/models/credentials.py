@@ -46,6 +46,9 @@ class ScimToken(Stamped, TenantOwned, Base):
     identity_provider_id: Mapped[Key | None]
     allow_password: Mapped[bool] = mapped_column(server_default=text("false"))
     digest: Mapped[Bytes] = mapped_column(unique=True)
+    earlier_digest: Mapped[Bytes | None] = mapped_column(unique=True)
+    earlier_until: Mapped[Moment | None]
+    """How long the secret before the present one is good."""
     expires_at: Mapped[Moment | None]
     last_used_at: Mapped[Moment | None]
     revoked_at: Mapped[Moment | None]

@@ -22,6 +22,7 @@ UNIQUE_IN_THE_PLATFORM = {
     ("applications", "client_id"),
     ("personal_access_tokens", "digest"),
     ("scim_tokens", "digest"),
+    ("scim_tokens", "earlier_digest"),
     ("domains", "name"),
     ("service_accounts", "client_id"),
     ("authorization_codes", "digest"),

@@ -111,6 +111,8 @@ BODIES: dict[tuple[str, str], Body] = {
     ("PATCH", "/scim-targets/<target_id>"): Body(lambda o: {"status": "paused"}),
     ("POST", "/scim-targets/<target_id>/resume"): Body(lambda o: {"removals": "reject"}),
     ("POST", "/scim-tokens"): Body(lambda o: {"name": "New", "identity_provider_id": o["provider"]}, foreign=True),
+    ("PATCH", "/scim-tokens/<token_id>"): Body(lambda o: {"name": "Changed"}),
+    ("POST", "/scim-tokens/<token_id>/rotate"): Body(lambda o: {"overlap": 60}),
     ("POST", "/service-accounts"): Body(lambda o: {"name": "new", "audiences": ["scaikey"]}),
     ("PATCH", "/service-accounts/<account_id>"): Body(lambda o: {"enabled": False}),
     ("POST", "/service-accounts/<account_id>/secrets"): Body(lambda o: {"overlap": 60}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -160,6 +161,72 @@ def test_a_scim_token_makes_no_tokens_and_sees_no_administration(cast: Cast) -> 
     for path in (PATH, "/scim-tokens", "/applications", "/events", "/role-assignments"):
         assert caller.get(path).status_code in (403, 404), path
         assert caller.post(path, {"name": "x"}).status_code in (403, 404, 405), path
+
+
+def answered(cast: Cast, secret: str) -> int:
+    return cast.client.get(
+        f"/scim/v2/{cast.acme.slug}/Users?count=0", headers={"Authorization": f"Bearer {secret}"}
+    ).status_code
+
+
+def test_a_scim_token_is_rotated_with_an_overlap(cast: Cast) -> None:
+    made = cast.acme_admin.post("/scim-tokens", {"name": "hr"}).get_json()
+    path = f"/scim-tokens/{made['id']}"
+    rotated = cast.acme_admin.post(f"{path}/rotate", {"overlap": 3_600})
+    second = rotated.get_json()
+    assert rotated.status_code == 200 and second["id"] == made["id"] and second["token"].startswith("sks_")
+    assert timedelta(minutes=55) < datetime.fromisoformat(second["earlier_until"]) - datetime.now(UTC)
+    assert "token" not in cast.acme_admin.get(path).get_json()
+    assert (answered(cast, made["token"]), answered(cast, second["token"])) == (200, 200)
+    third = cast.acme_admin.post(f"{path}/rotate", {"overlap": 60}).get_json()["token"]
+    assert [answered(cast, one) for one in (made["token"], second["token"], third)] == [401, 200, 200]
+    last = cast.acme_admin.post(f"{path}/rotate", {"overlap": 0}).get_json()
+    assert [answered(cast, one) for one in (second["token"], third, last["token"])] == [401, 401, 200]
+    assert last["earlier_until"] is None
+    told = cast.acme_admin.get(f"/events?name=scim_token.rotated&resource={made['id']}").get_json()["items"]
+    assert [one["changed"] for one in told] == [{"overlap": 0}, {"overlap": 60}, {"overlap": 3_600}]
+    assert {one["actor"]["id"] for one in told} == {cast.acme_admin.user_id}
+
+
+def test_an_overlap_ends_by_itself_and_with_the_token(cast: Cast) -> None:
+    first, second = (cast.acme_admin.post("/scim-tokens", {"name": "hr"}).get_json() for _ in range(2))
+    assert cast.acme_admin.post(f"/scim-tokens/{first['id']}/rotate", {"overlap": 1}).status_code == 200
+    later = cast.acme_admin.post(f"/scim-tokens/{second['id']}/rotate", {}).get_json()
+    time.sleep(1.1)
+    assert answered(cast, first["token"]) == 401
+    assert cast.acme_admin.delete(f"/scim-tokens/{second['id']}").status_code == 204
+    assert [answered(cast, one) for one in (second["token"], later["token"])] == [401, 401]
+    assert code(cast.acme_admin.post(f"/scim-tokens/{second['id']}/rotate", {})) == (404, "not_found")
+
+
+@pytest.mark.parametrize("overlap", [-1, 2_592_001, "1h", None, True])
+def test_a_wrong_overlap_leaves_the_secret_as_it_is(cast: Cast, overlap: Any) -> None:
+    made = cast.acme_admin.post("/scim-tokens", {"name": "hr"}).get_json()
+    refused = cast.acme_admin.post(f"/scim-tokens/{made['id']}/rotate", {"overlap": overlap})
+    assert code(refused) == (422, "validation_failed") and list(refused.get_json()["errors"]) == ["overlap"]
+    assert answered(cast, made["token"]) == 200
+
+
+def test_a_scim_token_is_changed_and_keeps_its_secret(cast: Cast) -> None:
+    made = cast.acme_admin.post("/scim-tokens", {"name": "hr"}).get_json()
+    path = f"/scim-tokens/{made['id']}"
+    seen = cast.acme_admin.get(path)
+    changed = cast.acme_admin.patch(path, {"name": "HR", "expires_at": days(10)})
+    assert changed.status_code == 200 and changed.get_json()["name"] == "HR"
+    assert answered(cast, made["token"]) == 200
+    again = {**changed.get_json(), "expires_at": None}
+    assert cast.acme_admin.patch(path, again).get_json()["expires_at"] is None
+    stale = cast.acme_admin.patch(path, {"name": "x"}, headers={"If-Match": seen.headers["ETag"]})
+    assert code(stale) == (412, "precondition_failed")
+    told = cast.acme_admin.get(f"/events?name=scim_token.updated&resource={made['id']}").get_json()["items"]
+    assert [one["changed"] for one in told] == [["expires_at"], ["expires_at", "name"]]
+    for field, value in (("expires_at", "2020-01-01T00:00:00Z"), ("token", "x"), ("last_used_at", days(1))):
+        refused = cast.acme_admin.patch(path, {field: value})
+        assert code(refused) == (422, "validation_failed") and list(refused.get_json()["errors"]) == [field]
+    for caller, status in ((cast.globex_admin, 404), (cast.person, 404)):
+        assert caller.patch(path, {"name": "mine"}).status_code == status
+        assert caller.post(f"{path}/rotate", {"overlap": 0}).status_code == status
+    assert cast.acme_admin.get(path).get_json()["name"] == "HR"
 
 
 @pytest.mark.parametrize(
