@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Protocol
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -17,6 +17,7 @@ import orjson
 from broker.attributes import fold
 from broker.strict_json import StrictJsonError, loads
 from connectors.http import Blocked, HttpClient, OutboundError, Response
+from scim.profiles import Profile
 
 ENDPOINTS = {"User": "Users", "Group": "Groups"}
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
@@ -127,19 +128,56 @@ class Remote:
         return next((value for key, value in self.document.items() if key.lower() == name.lower()), None)
 
 
+class Credential(Protocol):
+    """What is shown at a receiver."""
+
+    def token(self) -> str: ...
+
+    def renew(self, refused: str) -> bool:
+        """The receiver refused this token; whether there is another to try."""
+
+    def accepted(self) -> None:
+        """The receiver took the token."""
+
+
+class Fixed:
+    """A token that stays what it is."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def token(self) -> str:
+        return self._token
+
+    def renew(self, refused: str) -> bool:
+        return False
+
+    def accepted(self) -> None:
+        """Nothing follows from it."""
+
+
 class TargetClient:
     """Speaks to one receiver with one credential. Every method raises TargetError in one of its kinds."""
 
-    def __init__(self, http: HttpClient, base_url: str, bearer: str | None, *, timeout: float = 15.0) -> None:
+    def __init__(
+        self,
+        http: HttpClient,
+        base_url: str,
+        credential: Credential | str | None,
+        *,
+        profile: Profile | None = None,
+        timeout: float = 15.0,
+    ) -> None:
         self._http = http
         self._base = base_url.rstrip("/")
-        self._bearer = bearer
+        self._credential = Fixed(credential) if isinstance(credential, str) else credential
         self._timeout = timeout
+        self.profile = profile or Profile()
 
     def find(self, resource_type: str, attribute: str, value: str) -> list[Remote]:
         """Those whose `attribute` equals the value. Refused when the receiver ignores filters: it tells none apart."""
-        query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", "startIndex": "1", "count": "10"}
-        if resource_type == "Group":
+        query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", **self._first(10)}
+        if resource_type == "Group" and self.profile.excludes:
             query["excludedAttributes"] = "members"
         path = f"/{ENDPOINTS[resource_type]}"
         try:
@@ -162,7 +200,7 @@ class TargetClient:
     def read(self, resource_type: str, remote_id: str) -> Remote:
         """One resource; a group without its members."""
         path = _path(resource_type, remote_id)
-        query = "excludedAttributes=members" if resource_type == "Group" else ""
+        query = "excludedAttributes=members" if resource_type == "Group" and self.profile.excludes else ""
         response = self._ask("GET", path, query=query)
         return self._remote("GET", path, response, self._json("GET", path, response))
 
@@ -191,13 +229,29 @@ class TargetClient:
             return
 
     def _ask(self, method: str, path: str, *, query: str = "", body: Mapping[str, Any] | None = None) -> Response:
+        token = None if self._credential is None else self._credential.token()
+        response = self._send(method, path, query, body, token)
+        if self._credential is not None and token is not None:
+            if response.status == 401 and self._credential.renew(token):
+                token = self._credential.token()
+                response = self._send(method, path, query, body, token)
+            if response.status != 401:
+                self._credential.accepted()
+        if not 200 <= response.status < 300:
+            self._refuse(method, path, response, token)
+        if (response.header("content-type") or "").lower().startswith("text/html"):
+            # A gateway's page, whatever status it has: the receiver itself has not been asked.
+            raise Troubled(f"{method} {path} answered {response.status} with a page", status=response.status)
+        return response
+
+    def _send(self, method: str, path: str, query: str, body: Mapping[str, Any] | None, token: str | None) -> Response:
         headers = {"Accept": "application/scim+json, application/json"}
-        if self._bearer is not None:
-            headers["Authorization"] = f"Bearer {self._bearer}"
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         if body is not None:
             headers["Content-Type"] = "application/scim+json"
         try:
-            response = self._http.request(
+            return self._http.request(
                 method,
                 self._base + path + (f"?{query}" if query else ""),
                 headers=headers,
@@ -210,37 +264,22 @@ class TargetClient:
             raise Closed(f"{method} {path}: {error}") from None
         except OutboundError as error:
             raise Unreachable(f"{method} {path}: {error}") from None
-        if not 200 <= response.status < 300:
-            self._refuse(method, path, response)
-        if (response.header("content-type") or "").lower().startswith("text/html"):
-            # A gateway's page, whatever status it has: the receiver itself has not been asked.
-            raise Troubled(f"{method} {path} answered {response.status} with a page", status=response.status)
-        return response
 
-    def _refuse(self, method: str, path: str, response: Response) -> NoReturn:
+    def _first(self, count: int) -> dict[str, str]:
+        """The query of a first page of so many."""
+        if self.profile.paging == "none":
+            return {}
+        return {"startIndex": "1", "count": str(count)} if self.profile.paging == "index" else {"count": str(count)}
+
+    def _refuse(self, method: str, path: str, response: Response, token: str | None) -> NoReturn:
         kind = _KINDS.get(response.status)
         if kind is None:
             kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
         text = f"{method} {path} answered {response.status}"
-        scim_type, said = self._said(response)
+        scim_type, said = _said(response, token)
         if kind is Refused and scim_type == "noTarget":
             kind = NoTarget
         raise kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)
-
-    def _said(self, response: Response) -> tuple[Any, str]:
-        """The type of a SCIM error (RFC 7644 §3.12), and its words, cut and cleaned; nothing of any other body."""
-        try:
-            error = loads(response.body, max_bytes=_LONGEST_ANSWER)
-        except StrictJsonError:
-            return None, ""
-        if not isinstance(error, dict):
-            return None, ""
-        parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
-        text = " - ".join(parts)
-        if self._bearer:
-            text = text.replace(self._bearer, "***")
-        said = "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_DETAIL]
-        return error.get("scimType"), said
 
     def _json(self, method: str, path: str, response: Response) -> dict[str, Any]:
         try:
@@ -259,6 +298,22 @@ class TargetClient:
         if not isinstance(remote_id, str) or not _is_id(remote_id):
             raise Troubled(f"{method} {path} answered {response.status} without a usable id", status=response.status)
         return Remote(remote_id, answer)
+
+
+def _said(response: Response, token: str | None) -> tuple[Any, str]:
+    """The type of a SCIM error (RFC 7644 §3.12), and its words, cut and cleaned; nothing of any other body."""
+    try:
+        error = loads(response.body, max_bytes=_LONGEST_ANSWER)
+    except StrictJsonError:
+        return None, ""
+    if not isinstance(error, dict):
+        return None, ""
+    parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
+    text = " - ".join(parts)
+    if token:
+        text = text.replace(token, "***")
+    said = "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_DETAIL]
+    return error.get("scimType"), said
 
 
 def _path(resource_type: str, remote_id: str) -> str:

@@ -9,29 +9,40 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Response
-from marshmallow import RAISE, Schema
+from marshmallow import RAISE, Schema, validate
 
 from broker import access
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import Object, Shape, Text, auto_field, fields, one_of, take, take_changes
 from broker.doors import About
-from broker.errors import NotAvailable, ValidationFailed
+from broker.errors import ValidationFailed
 from broker.models import Delivery, ScimTarget, TargetResource
 from broker.policy import Action
+from broker.registry import target_auth
 from broker.registry import targets as registry
+from scim import profiles
+from scim.push import mapping
 
 
-class Bearer(Schema):
+class Auth(Schema):
     class Meta:
         unknown = RAISE
 
     method = fields.String(required=True, validate=one_of("bearer", "oauth2_client_credentials"))
-    token = Text(required=True, most=4_096)
+    token = Text(most=4_096)
+    token_url = Text()
+    client_id = Text()
+    token_endpoint_auth_method = fields.String(validate=one_of(*target_auth.CLIENT_METHODS))
+    client_secret = Text(most=4_096)
+    private_key = fields.String(validate=validate.Length(min=1, max=20_000))
+    public_key = fields.Dict(keys=fields.String())
+    scope = Text()
+    audience = Text()
+    assertion_audience = Text()
 
 
 class TargetShape(Shape):
     FIXED = frozenset({"application_id"})
-    LATER = frozenset({"mapping"})
 
     class Meta(Shape.Meta):
         model = ScimTarget
@@ -39,8 +50,12 @@ class TargetShape(Shape):
     id = auto_field(dump_only=True)
     application_id = auto_field()
     base_url = auto_field()
-    auth = fields.Nested(Bearer, required=True)
-    profile = fields.String(load_only=True, allow_none=True)
+    auth = fields.Nested(Auth, required=True)
+    profile = auto_field(validate=one_of(*profiles.PROFILES))
+    mapping = fields.List(Object())
+    nested_groups = auto_field(validate=one_of("auto", "keep", "flatten"))
+    capabilities = auto_field(dump_only=True)
+    probed_at = auto_field(dump_only=True)
     scope = auto_field(validate=one_of("assigned", "all"))
     deprovision = auto_field(validate=one_of("disable", "delete", "delete_after_days", "never"))
     removal_guard = Object()
@@ -51,7 +66,7 @@ class TargetShape(Shape):
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
         if attr == "auth":
-            return {**obj.auth, "token": registry.HIDDEN}
+            return {**obj.auth, target_auth.secret_name(obj.auth): target_auth.HIDDEN}
         return super().get_attribute(obj, attr, default)
 
 
@@ -78,6 +93,7 @@ class RemoteShape(Shape):
     resource_type = auto_field(dump_only=True)
     remote_id = auto_field(dump_only=True)
     state = auto_field(dump_only=True)
+    left_out = auto_field(dump_only=True)
     problem = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
 
@@ -112,7 +128,7 @@ def list_targets() -> Response:
 )
 def create_target() -> Response:
     """Provision an application: people and groups in its reach are pushed from now on."""
-    values = _available(take(TargetShape, body()))
+    values = _checked(take(TargetShape, body()))
     if values.get("status") == "quarantined":
         raise ValidationFailed(errors={"status": ["Must be one of: active, paused."]})
     target = registry.create(values)
@@ -135,7 +151,7 @@ def change_target(target_id: str) -> Response:
     """Change or pause a target. A `token` sent as `***` stays what it is."""
     target = access.fetch(ScimTarget, target_id, to=Action.TARGET_WRITE, lock=True)
     check_if_match(TargetShape, target)
-    registry.update(target, _available(take_changes(TargetShape, target, body())))
+    registry.update(target, _checked(take_changes(TargetShape, target, body())))
     return show(TargetShape, target)
 
 
@@ -208,9 +224,7 @@ def list_resources(target_id: str) -> Response:
     )
 
 
-def _available(values: dict[str, Any]) -> dict[str, Any]:
-    if values.pop("profile", None) not in (None, "generic"):
-        raise NotAvailable(errors={"profile": ["Available: generic."]})
-    if values.get("auth", {}).get("method") == "oauth2_client_credentials":
-        raise NotAvailable(errors={"auth.method": ["Available: bearer."]})
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    if "mapping" in values:
+        values["mapping"] = mapping.check_rows(values["mapping"])
     return values

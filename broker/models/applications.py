@@ -96,14 +96,25 @@ class ScimTarget(Stamped, TenantOwned, Base):
         same_tenant("application_id", "application_access.application_id"),
         CheckConstraint("scope IN ('assigned', 'all')", "scope"),
         CheckConstraint("status IN ('active', 'paused', 'quarantined')", "status"),
+        CheckConstraint("nested_groups IN ('auto', 'keep', 'flatten')", "nested_groups"),
     )
 
     id: Mapped[Key] = mapped_column(primary_key=True)
     application_id: Mapped[Key]
     base_url: Mapped[str]
     auth: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
-    """`{"method": "bearer"}`; the secret itself is sealed in `secrets`."""
+    """`{"method": "bearer"}`, or who we are at which token endpoint; the secret itself is sealed in `secrets`."""
     secrets: Mapped[Bytes | None]
+    profile: Mapped[str] = mapped_column(server_default="auto")
+    mapping: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    nested_groups: Mapped[str] = mapped_column(server_default="auto")
+    capabilities: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """What it said of itself when it was last asked, at `probed_at`."""
+    probed_at: Mapped[Moment | None]
+    flattens: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Groups in groups are not for it: what follows from `nested_groups`, the profile and the capabilities."""
+    revision: Mapped[int] = mapped_column(server_default=text("0"))
+    """Raised when the same resource would be sent differently: another mapping, profile or capability."""
     scope: Mapped[str] = mapped_column(server_default="assigned")
     deprovision: Mapped[str] = mapped_column(server_default="disable")
     removal_guard: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
@@ -143,6 +154,10 @@ class TargetResource(TenantOwned, Base):
     sent_digest: Mapped[Bytes | None]
     """Of the document that is there; null while something is being sent that may or may not arrive."""
     sent_version: Mapped[Big | None]
+    sent_revision: Mapped[int] = mapped_column(server_default=text("0"))
+    """The target's `revision` under which it was last looked at."""
+    left_out: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
+    """Attributes the target does not take."""
     problem: Mapped[str | None]
     updated_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
 

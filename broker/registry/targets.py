@@ -1,6 +1,6 @@
-"""SCIM targets of a tenant: where an application receives people, with what credential, and how it is spared.
+"""SCIM targets of a tenant: where an application receives people, in what form, and how it is spared.
 
-Writes the target's row and its sealed credential. What is owed to it, and what it has, is `scim.push`'s.
+Writes the target's row; its credential is `target_auth`'s. What is owed to it, and what it has, is `scim.push`'s.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from broker.config import is_loopback
 from broker.db import current_tenant, db
 from broker.errors import Conflict, NotAvailable, ValidationFailed
 from broker.models import ApplicationAccess, Delivery, Resource, ScimTarget, TargetMember, TargetResource
+from broker.registry import target_auth
 from broker.registry.changes import assign, check_web_url, tell
 from broker.settings import SETTINGS
+from scim import profiles
 
-HIDDEN = "***"
 _LATER = ("delete_after_days", "never")
+_FORM = frozenset({"profile", "mapping", "nested_groups"})
 
 
 def create(values: Mapping[str, Any]) -> ScimTarget:
@@ -29,7 +31,8 @@ def create(values: Mapping[str, Any]) -> ScimTarget:
     if session.get(ApplicationAccess, (current_tenant(), values["application_id"])) is None:
         raise ValidationFailed(errors={"application_id": ["There is no such application for this tenant."]})
     target = ScimTarget(tenant_id=current_tenant(), id=ids.new("tgt"), **_checked(values))
-    _seal(target, values["auth"])
+    target_auth.keep(target, values["auth"])
+    _reform(target)
     session.add(target)
     session.flush()
     session.refresh(target)
@@ -45,16 +48,38 @@ def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
     if values.get("status", target.status) not in ("paused", target.status):
         raise ValidationFailed(errors={"status": ["A target is set to paused here, and leaves that by resume."]})
     changed = assign(target, _checked(values))
-    if "auth" in values and _seal(target, values["auth"]):
+    if "auth" in values and target_auth.keep(target, values["auth"]):
         changed = sorted({*changed, "auth"})
     if "base_url" in changed:
         _forget_what_is_there(target)
+        target.capabilities, target.probed_at = {}, None
+    if not _FORM.isdisjoint(changed) or "base_url" in changed:
+        _reform(target)
     if not {"base_url", "auth"}.isdisjoint(changed):
         _try_again(target)
     if changed:
         db.session().flush()
         tell("scim_target.updated", "ScimTarget", target.id, changed)
     return changed
+
+
+def learn(target: ScimTarget, capabilities: Mapping[str, Any]) -> bool:
+    """Keep what the target said of itself just now; whether it will be spoken to differently."""
+    before = target.profile, target.flattens, profiles.of(target.profile, target.capabilities)
+    target.capabilities, target.probed_at = dict(capabilities), sa.func.now()
+    if before[2] == profiles.of(target.profile, target.capabilities):
+        return False
+    _reform(target)
+    db.session().flush()
+    tell("scim_target.updated", "ScimTarget", target.id, ["capabilities"])
+    return True
+
+
+def _reform(target: ScimTarget) -> None:
+    """Everybody at the target is looked at again: he may have to be sent in another form."""
+    target.revision = (target.revision or 0) + 1
+    profile = profiles.of(target.profile or "auto", target.capabilities or {})
+    target.flattens = profiles.flattens(target.nested_groups or "auto", profile)
 
 
 def remove(target: ScimTarget) -> None:
@@ -133,30 +158,6 @@ def _leaving(target: ScimTarget) -> sa.Select[str]:
             Delivery.status.is_distinct_from("muted"),
         )
     )
-
-
-def bearer_token(target: ScimTarget) -> str:
-    """The credential to show at the target."""
-    return running.vault().open(target.secrets or b"", **_place(target)).decode()
-
-
-def _seal(target: ScimTarget, auth: Mapping[str, str]) -> bool:
-    """Keep the credential; whether it is another one than before."""
-    token = auth["token"]
-    before = bearer_token(target) if target.secrets is not None else None
-    if token == HIDDEN and before is not None:
-        return False
-    if not token.isascii() or not token.isprintable() or " " in token or token == HIDDEN:
-        raise ValidationFailed(errors={"auth": ["`token` must be printable ASCII without spaces."]})
-    target.auth = {"method": auth["method"]}
-    if token == before:
-        return False
-    target.secrets = running.vault().seal(token.encode(), **_place(target))
-    return True
-
-
-def _place(target: ScimTarget) -> dict[str, str]:
-    return {"table": "scim_targets", "column": "secrets", "tenant": target.tenant_id, "row": target.id}
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:

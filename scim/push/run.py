@@ -30,7 +30,7 @@ from connectors.egress import Egress
 from connectors.http import HttpClient
 from scim.client import TargetClient
 
-from . import outbox, plan, reach
+from . import credential, outbox, plan, reach
 from .delivery import Channel, carry_out
 from .work import LEASE, Outcome, Target, Work, read_target
 
@@ -74,7 +74,7 @@ class _Run:
         self.limit = limit
         self.stopping = stopping
         self.tally = Tally()
-        self.channels: dict[tuple[str, str, str], Channel] = {}
+        self.channels: dict[tuple[str, str, str, str], Channel] = {}
         self.flying: dict[Future[Outcome | None], Work] = {}
         self.renewed = time.monotonic()
 
@@ -220,11 +220,13 @@ class _Run:
                 work.good_until = asked + LEASE if work.key in ours else 0.0
 
     def _channel(self, target: Target) -> Channel:
-        key = (target.id, target.base_url, target.bearer)
+        key = (target.id, target.base_url, str(target.auth), target.secret)
         known = self.channels.get(key)
         if known is None or known.stopped:
             http = http_client(self.app, target.tenant)
-            known = self.channels[key] = Channel(TargetClient(http, target.base_url, target.bearer))
+            shown = credential.of(http, target.auth, target.secret)
+            known = self.channels[key] = Channel(TargetClient(http, target.base_url, shown))
+        known.client.profile = target.profile
         return known
 
 

@@ -7,8 +7,9 @@ delivery with all that is needed to carry it out, an `Outcome` what became of it
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -16,13 +17,17 @@ import sqlalchemy as sa
 from broker.context import Scope
 from broker.db import db
 from broker.models import ScimTarget
-from broker.registry.targets import bearer_token
+from broker.registry import target_auth
+from scim import profiles
+from scim.profiles import Profile
 
 LEASE = 30.0
 """Seconds a claim lasts unless renewed; the work of a killed process is taken up after as long."""
 
-Deed = Literal["provide", "disable", "delete", "empty", "nothing", "expand"]
-"""`empty`: take our members out of a group that cannot be disabled."""
+_FRESH = timedelta(days=1)
+
+Deed = Literal["provide", "disable", "delete", "empty", "nothing", "expand", "probe"]
+"""`empty`: take our members out of a group that cannot be disabled. `probe`: ask the target what it can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,15 @@ class Target:
     deprovision: str
     removal_guard: Mapping[str, int]
     postponements: int
-    bearer: str = field(repr=False)
+    profile_name: str
+    profile: Profile
+    mapping: Sequence[Mapping[str, Any]]
+    flattens: bool
+    revision: int
+    stale: bool
+    """It was never asked what it can do, or so long ago that it shall be asked again."""
+    auth: Mapping[str, Any]
+    secret: str = field(repr=False)
 
     @property
     def tenant(self) -> str:
@@ -64,6 +77,7 @@ class Work:
     document: dict[str, Any] = field(default_factory=dict)
     digest: bytes = b""
     version: int = 0
+    left_out: list[str] = field(default_factory=list)
     usable: bool = True
     """Whether a person shall be able to use the application; makes the difference between present and disabled."""
     remote_id: str | None = None
@@ -118,5 +132,12 @@ def read_target(scope: Scope, target_id: str) -> Target | None:
         deprovision=row.deprovision,
         removal_guard=dict(row.removal_guard),
         postponements=row.postponements,
-        bearer=bearer_token(row),
+        profile_name=row.profile,
+        profile=profiles.of(row.profile, row.capabilities),
+        mapping=row.mapping,
+        flattens=row.flattens,
+        revision=row.revision,
+        stale=row.profile == "auto" and (row.probed_at is None or row.probed_at < datetime.now(UTC) - _FRESH),
+        auth=row.auth,
+        secret=target_auth.secret(row),
     )

@@ -1,0 +1,143 @@
+"""How we prove ourselves to a target: a bearer token, or as a client of its token endpoint.
+
+Checks what is given, makes a key where none is given, and seals the one secret there is; what of it may be shown is
+the target's `auth`. Getting tokens with it is `scim.push`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, RSAKey
+
+from broker import running
+from broker.errors import ValidationFailed
+from broker.models import ScimTarget
+from broker.registry.changes import check_web_url
+
+HIDDEN = "***"
+CLIENT_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+_CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+_KEY_BITS = 2_048
+_OPEN = ("token_url", "client_id", "token_endpoint_auth_method", "scope", "audience", "assertion_audience")
+
+
+def keep(target: ScimTarget, auth: Mapping[str, Any]) -> bool:
+    """Take over how we prove ourselves; whether it is another way or secret than before. Raises ValidationFailed."""
+    if auth["method"] == "bearer":
+        _only(auth, {"token"})
+        public: dict[str, Any] = {"method": "bearer"}
+    else:
+        _only(auth, {*_OPEN, "client_secret", "private_key"})
+        public = _client(auth)
+    name = secret_name(public)
+    given = auth.get(name)
+    unmoved = target.secrets is not None and _place_of(target.auth) == _place_of(public)
+    if unmoved and (given == HIDDEN or (given is None and name == "private_key")):
+        if name == "private_key":
+            public["public_key"] = target.auth["public_key"]
+        return _keep_public(target, public)
+    if name == "private_key" and given is None:
+        given = RSAKey.generate_key(_KEY_BITS).as_pem(private=True).decode()
+    _check_secret(name, given)
+    assert isinstance(given, str)
+    if name == "private_key":
+        public["public_key"] = _public(given)
+    changed = _keep_public(target, public)
+    if unmoved and secret(target) == given:
+        return changed
+    target.secrets = running.vault().seal(given.encode(), **_vault_place(target))
+    return True
+
+
+def secret(target: ScimTarget) -> str:
+    """The token, client secret or private key. Raises VaultError."""
+    return running.vault().open(target.secrets or b"", **_vault_place(target)).decode()
+
+
+def secret_name(auth: Mapping[str, Any]) -> str:
+    """Under which name the secret of this way is given."""
+    if auth.get("method") != "oauth2_client_credentials":
+        return "token"
+    return "private_key" if auth["token_endpoint_auth_method"] == "private_key_jwt" else "client_secret"
+
+
+def signer(text: str) -> tuple[RSAKey | ECKey, str, str]:
+    """A private key (PEM or JWK), its algorithm and its name. Raises ValueError for what is none."""
+    try:
+        key: RSAKey | ECKey
+        if text.lstrip().startswith("{"):
+            jwk = json.loads(text)
+            key = RSAKey.import_key(jwk) if jwk.get("kty") == "RSA" else ECKey.import_key(jwk)
+        else:
+            native = load_pem_private_key(text.encode(), password=None)
+            key = RSAKey.import_key(text) if isinstance(native, rsa.RSAPrivateKey) else ECKey.import_key(text)
+        private = key.private_key
+        kid = key.kid or key.thumbprint()
+        if isinstance(key, RSAKey) and isinstance(private, rsa.RSAPrivateKey) and private.key_size >= _KEY_BITS:
+            return key, "RS256", kid
+        if isinstance(key, ECKey) and isinstance(private, ec.EllipticCurvePrivateKey):
+            return key, _CURVES[key.curve_name], kid
+    except (JoseError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm) as error:
+        raise ValueError("no usable private key") from error
+    raise ValueError("no usable private key")
+
+
+def _client(auth: Mapping[str, Any]) -> dict[str, Any]:
+    errors: dict[str, list[str]] = {}
+    for name in ("token_url", "client_id"):
+        if not auth.get(name):
+            errors[f"auth.{name}"] = ["Is required for oauth2_client_credentials."]
+    if errors:
+        raise ValidationFailed(errors=errors)
+    check_web_url("auth.token_url", auth["token_url"], loopback=running.config().allow_http_loopback)
+    public = {name: auth[name] for name in _OPEN if auth.get(name) is not None}
+    return {"method": auth["method"], "token_endpoint_auth_method": CLIENT_METHODS[0], **public}
+
+
+def _only(auth: Mapping[str, Any], names: set[str]) -> None:
+    odd = sorted(name for name in auth if name not in {*names, "method", "public_key"} and auth[name] is not None)
+    if odd:
+        raise ValidationFailed(errors={f"auth.{name}": [f"Has no meaning for {auth['method']}."] for name in odd})
+
+
+def _check_secret(name: str, given: Any) -> None:
+    if given is None:
+        raise ValidationFailed(errors={f"auth.{name}": ["Is required."]})
+    if given == HIDDEN:
+        raise ValidationFailed(errors={"auth": [f"`{name}` has to be given anew: it was for another place, or none."]})
+    if name == "private_key":
+        try:
+            signer(given)
+        except ValueError:
+            wanted = "Has to be an RSA key of 2048 bits or more, or an EC key, as unencrypted PEM or as JWK."
+            raise ValidationFailed(errors={"auth.private_key": [wanted]}) from None
+    elif not given.isascii() or not given.isprintable() or (name == "token" and " " in given):
+        raise ValidationFailed(errors={"auth": [f"`{name}` must be printable ASCII without spaces."]})
+
+
+def _public(text: str) -> dict[str, Any]:
+    key, algorithm, kid = signer(text)
+    return {**key.as_dict(private=False), "kid": kid, "alg": algorithm, "use": "sig"}
+
+
+def _keep_public(target: ScimTarget, public: dict[str, Any]) -> bool:
+    if target.auth == public:
+        return False
+    target.auth = public
+    return True
+
+
+def _place_of(auth: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a secret was given for: it is shown nowhere else."""
+    return auth.get("method"), secret_name(auth), auth.get("token_url")
+
+
+def _vault_place(target: ScimTarget) -> dict[str, str]:
+    return {"table": "scim_targets", "column": "secrets", "tenant": target.tenant_id, "row": target.id}
