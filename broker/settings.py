@@ -125,6 +125,13 @@ SETTINGS: dict[str, Setting] = {
             _guard,
         ),
         Setting(
+            "scim_unique_group_names",
+            True,
+            "Whether SCIM refuses a group whose name another group of the tenant has. Groups that an upstream brings "
+            "are never refused.",
+            _flag,
+        ),
+        Setting(
             "sync_runs_per_tenant",
             2,
             "How many upstreams of one tenant are read at the same time.",

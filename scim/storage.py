@@ -15,13 +15,15 @@ import orjson
 import scim2_models as scim
 from scim2_server.storage import ScimStorage, SearchPage
 
-from broker import ids, passwords
+from broker import ids, passwords, settings
+from broker.attributes import fold
 from broker.context import Scope, current_actor
-from broker.db import db, unit
+from broker.db import current_scope, db, unit
 from broker.directory import Directory
 from broker.directory.mapping import flattened, render_extras
 from broker.directory.rows import Row as Made
 from broker.errors import (
+    Conflict,
     Forbidden,
     NotFound,
     PreconditionFailed,
@@ -41,13 +43,18 @@ from .walking import Branch, Listing, Place
 SERVICE_ACCOUNT = "ServiceAccount"
 
 _LOCK = """
-SELECT version, local, user_type FROM resources
+SELECT version, local, user_type, name_key FROM resources
 WHERE tenant_id = %(tenant)s AND id = %(id)s AND type = %(type)s AND removed_at IS NULL FOR NO KEY UPDATE
 """
 _LOCAL = "SELECT local FROM resources WHERE tenant_id = %(tenant)s AND id = %(id)s"
 _MEMBERS = """
 SELECT DISTINCT member_id FROM memberships
 WHERE tenant_id = %(tenant)s AND group_id = %(id)s AND member_id IS NOT NULL
+"""
+_NAME_IN_HAND = "SELECT pg_advisory_xact_lock(hashtextextended('group name ' || %(tenant)s || ' ' || %(key)s, 0))"
+_NAME_TAKEN = """
+SELECT 1 FROM resources
+WHERE tenant_id = %(tenant)s AND type = 'Group' AND name_key = %(key)s AND removed_at IS NULL LIMIT 1
 """
 _HOLDS_ROLE = """
 WITH RECURSIVE up(id) AS (
@@ -65,6 +72,7 @@ class Locked(NamedTuple):
     version: int
     local: Mapping[str, Any]
     user_type: str | None
+    name_key: str
 
 
 def lock(tenant: str, resource_type: str, id: str) -> Locked:
@@ -96,6 +104,21 @@ def members_of(tenant: str, group_id: str) -> set[str]:
     return {id for (id,) in in_unit(_MEMBERS, {"tenant": tenant, "id": group_id})}
 
 
+def _check_group_name(document: Mapping[str, Any], key_before: str | None) -> None:
+    """No two groups of one name by SCIM, where the tenant wants it so: clients find a group by its name. Whoever takes
+    a name waits for whoever is about to. Raises Conflict."""
+    name = document.get("displayName")
+    if not isinstance(name, str) or (key := fold(name)) == key_before:
+        return
+    scope = current_scope()
+    if not settings.of(scope, "scim_unique_group_names"):
+        return
+    named = {"tenant": scope.tenant_id, "key": key}
+    in_unit(_NAME_IN_HAND, named)
+    if in_unit(_NAME_TAKEN, named):
+        raise Conflict("displayName: another group has this name", scim_type="uniqueness")
+
+
 def is_token() -> bool:
     return current_actor().kind == "scim_token"
 
@@ -111,6 +134,8 @@ def create(resource_type: str, resource: scim.Resource[Any]) -> Made:
     document, password = _to_write(resource_type, resource), _password(resource)
     if document.get("userType") == SERVICE_ACCOUNT:
         raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
+    if resource_type == "Group":
+        _check_group_name(document, None)
     row = Directory().create(resource_type, document)
     if password is not None:
         passwords.set_password(row.id, password)
@@ -143,6 +168,8 @@ def write_over(
             return
     elif (locked.user_type == SERVICE_ACCOUNT) != (document.get("userType") == SERVICE_ACCOUNT):
         raise ValidationFailed("userType: a service account stays one", scim_type="invalidValue")
+    if resource_type == "Group":
+        _check_group_name(document, locked.name_key)
     if not complete:
         for urn, values in _extras(resource_type, locked.local).items():
             document[urn] = (
