@@ -22,11 +22,12 @@ from .operations import Done, Writer
 from .patch import MESSAGE as PATCH_MESSAGE
 from .problems import body_of, status_of
 from .resources import Projection, etag, location
-from .schemas import MAX_BYTES, MAX_OPERATIONS, TYPE_AT
+from .schemas import ENDPOINTS, MAX_BYTES, MAX_OPERATIONS
 
 REQUEST = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 RESPONSE = "urn:ietf:params:scim:api:messages:2.0:BulkResponse"
 _REFERENCE = "bulkId:"
+_TYPES: Mapping[str, str] = {endpoint: name for name, endpoint in ENDPOINTS.items()}
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ def _operation(found: Mapping[str, Any]) -> Operation:
         operation.refusal = BadRequest("method is POST, PUT, PATCH or DELETE", scim_type="invalidSyntax")
     elif operation.method == "POST" and not bulk_id:
         operation.refusal = BadRequest("A POST needs a bulkId", scim_type="invalidSyntax")
-    elif operation.endpoint not in TYPE_AT or bool(operation.target) is (operation.method == "POST"):
+    elif operation.endpoint not in _TYPES or bool(operation.target) is (operation.method == "POST"):
         operation.refusal = NotFound("path names no resource of this server")
     elif operation.method != "DELETE" and operation.data is None:
         operation.refusal = BadRequest("The operation needs data", scim_type="invalidSyntax")
@@ -163,7 +164,7 @@ def _do(writer: Writer, operation: Operation, creations: Mapping[str, Operation]
             raise Conflict(f"No resource was made with the bulkId {missing[0]}")
         data, operation.later = _parted(data)
     # Nothing of the resource is shown, so nothing but its row is read.
-    wanted = Projection(TYPE_AT[operation.endpoint], {"id": {}})
+    wanted = Projection(_TYPES[operation.endpoint], {"id": {}})
     conditions = Conditions(operation.version, None)
     match operation.method:
         case "POST":
@@ -181,7 +182,7 @@ def _complete(writer: Writer, operation: Operation, creations: Mapping[str, Oper
     if missing := list(_references(said)):
         raise Conflict(f"Made, but without what names the bulkId {missing[0]}: no resource was made with it")
     assert operation.id is not None
-    wanted = Projection(TYPE_AT[operation.endpoint], {"id": {}})
+    wanted = Projection(_TYPES[operation.endpoint], {"id": {}})
     return writer.modify(wanted, operation.id, {"schemas": [PATCH_MESSAGE], "Operations": said}, Conditions())
 
 
@@ -242,9 +243,9 @@ def _outcome(writer: Writer, operation: Operation) -> dict[str, Any]:
     if operation.bulk_id is not None:
         said["bulkId"] = operation.bulk_id
     if operation.id is not None:
-        said["location"] = location(writer.base, TYPE_AT[operation.endpoint], operation.id)
-    elif operation.method != "POST" and operation.endpoint in TYPE_AT:
-        said["location"] = location(writer.base, TYPE_AT[operation.endpoint], operation.target)
+        said["location"] = location(writer.base, _TYPES[operation.endpoint], operation.id)
+    elif operation.method != "POST" and operation.endpoint in _TYPES:
+        said["location"] = location(writer.base, _TYPES[operation.endpoint], operation.target)
     if operation.tag is not None:
         said["version"] = operation.tag
     said["status"] = str(operation.status)

@@ -15,12 +15,14 @@ from scim2_server.conditions import Conditions
 from broker import ids
 from broker.context import Scope
 from broker.directory import Directory
-from broker.errors import Forbidden, NotFound
+from broker.errors import Forbidden, MethodNotAllowed, NotFound
 
-from . import reading, schemas, storage
+from . import memberships, reading, schemas, storage
 from .patch import check, drop_members, patch
 from .reading import PREFIX, in_unit
 from .resources import Projection, Row
+
+MEMBER = "GroupMember"
 
 
 class Done(NamedTuple):
@@ -46,6 +48,9 @@ class Writer:
 
     def create(self, wanted: Projection, body: Any) -> Done:
         resource = schemas.read(wanted.resource_type, body, scim.Context.RESOURCE_CREATION_REQUEST)
+        if wanted.resource_type == MEMBER:
+            id = memberships.create(self.tenant, resource)
+            return Done(201, *memberships.present(self.tenant, self.base, wanted, id))
         made = storage.create(wanted.resource_type, resource)
         return Done(201, *reading.new(in_unit, self.tenant, self.base, wanted, made))
 
@@ -53,6 +58,11 @@ class Writer:
         """What an upstream owns and the client leaves out stays."""
         resource_type = wanted.resource_type
         resource = schemas.read(resource_type, body, scim.Context.RESOURCE_REPLACEMENT_REQUEST)
+        if resource_type == MEMBER:
+            found = memberships.present(self.tenant, self.base, wanted, id)
+            check(conditions, found[0].version, "PUT")
+            memberships.check_unchanged(id, resource)
+            return Done(200, *found)
         locked = storage.lock(self.tenant, resource_type, id)
         check(conditions, locked.version, "PUT")
         storage.write_over(resource_type, id, locked, resource, complete=False, pin=self.pin)
@@ -63,6 +73,8 @@ class Writer:
     def modify(self, wanted: Projection, id: str, body: Any, conditions: Conditions) -> Done:
         """A group of very many members is not shown in answer."""
         resource_type = wanted.resource_type
+        if resource_type == MEMBER:
+            raise MethodNotAllowed("A membership is made and removed, never changed")
         if not ids.is_id(id, PREFIX[resource_type]):
             raise NotFound
         patch(self.scope, self.base, resource_type, id, body, conditions, pin=self.pin)
@@ -71,6 +83,11 @@ class Writer:
         return Done(200, *reading.one(in_unit, self.tenant, self.base, wanted, id))
 
     def remove(self, resource_type: str, id: str, conditions: Conditions) -> Done:
+        if resource_type == MEMBER:
+            found = memberships.present(self.tenant, self.base, Projection(MEMBER), id)
+            check(conditions, found[0].version, "DELETE")
+            memberships.remove(self.tenant, id)
+            return Done(204)
         locked = storage.lock(self.tenant, resource_type, id)
         check(conditions, locked.version, "DELETE")
         storage.check_token(self.tenant, id)

@@ -47,6 +47,8 @@ def answer(environ: Mapping[str, Any]) -> tuple[list[tuple[str, str]], bytes] | 
         row, body = reading.one(hot, scope.tenant_id, base, Projection(name), id)
     except (Problem, SQLAlchemyError, UnicodeError):
         return None
+    if row.more:
+        return None
     logs.bind(actor=actor.id, tenant=scope.tenant_id)
     headers = [
         ("Content-Type", MEDIA_TYPE),

@@ -33,6 +33,8 @@ Run = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou"}
 MOST_MEMBERS_ANSWERED = 200
 """A PATCH of a larger group is answered without the group."""
+MOST_MEMBERS_SHOWN = 1_000
+"""A larger group shows its first members; all of them are listed at /GroupMembers."""
 
 _STAMP = """to_char(r.<column> AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 ROW = (
@@ -52,7 +54,8 @@ _LISTS = {
         )
         SELECT u.start, string_agg('{"value":"' || u.id || '","$ref":"' || %(base)s::text || '/Groups/' || u.id
             || '","display":' || to_json(g.name)::text
-            || CASE WHEN u.direct THEN ',"type":"direct"}' ELSE ',"type":"indirect"}' END, ',' ORDER BY u.id) AS listed
+            || CASE WHEN u.direct THEN ',"type":"direct"}' ELSE ',"type":"indirect"}' END, ',' ORDER BY u.id) AS listed,
+            false AS more
         FROM (SELECT up.start, up.id, bool_or(up.direct) AS direct FROM up GROUP BY up.start, up.id) u, LATERAL (
             SELECT g.name FROM resources g
             WHERE g.tenant_id = scope.tenant AND g.id = u.id AND g.removed_at IS NULL OFFSET 0) g
@@ -62,15 +65,18 @@ _LISTS = {
             || CASE x.type WHEN 'Group' THEN '/Groups/' ELSE '/Users/' END || m.member_id
             || '","type":"' || x.type || '"'
             || CASE WHEN %(named)s::boolean THEN ',"display":' || to_json(x.name)::text ELSE '' END
-            || '}', ',' ORDER BY m.member_id) AS listed
+            || '}', ',' ORDER BY m.member_id) FILTER (WHERE m.place <= <most>) AS listed, max(m.place) > <most> AS more
         FROM <starts>, LATERAL (
-            SELECT DISTINCT m.member_id FROM memberships m
-            WHERE m.tenant_id = scope.tenant AND m.group_id = s.id AND m.member_id IS NOT NULL OFFSET 0) m, LATERAL (
+            SELECT m.member_id, row_number() OVER (ORDER BY m.member_id) AS place FROM (
+                SELECT DISTINCT m.member_id FROM memberships m
+                WHERE m.tenant_id = scope.tenant AND m.group_id = s.id AND m.member_id IS NOT NULL
+                ORDER BY m.member_id LIMIT <most> + 1) m) m, LATERAL (
             SELECT x.type, coalesce(x.display_name, x.name) AS name FROM resources x
             WHERE x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL OFFSET 0) x
-        GROUP BY s.id""",
+        GROUP BY s.id""".replace("<most>", str(MOST_MEMBERS_SHOWN)),
 }
-"""Of each start, the items of the attribute that is rows, as JSON text: a person's groups, a group's members.
+"""Of each start, the items of the attribute that is rows, as JSON text: a person's groups, a group's first members, and
+whether there are more.
 
 Rows are looked up key by key (LATERAL, OFFSET 0), whatever the planner believes of the size of the tenant.
 """
@@ -85,7 +91,7 @@ def _one(resource_type: str, *, lists: bool) -> str:
         return f"{IN_TENANT} SELECT r.* FROM scope, LATERAL ({found}) r"
     listed = _LISTS[resource_type].replace("<starts>", "(SELECT r.id) s")
     return (
-        f"{IN_TENANT} SELECT r.*, l.listed FROM scope, LATERAL ({found}) r "
+        f"{IN_TENANT} SELECT r.*, l.listed, coalesce(l.more, false) AS more FROM scope, LATERAL ({found}) r "
         f"LEFT JOIN LATERAL ({listed} OFFSET 0) l ON true"
     )
 
@@ -209,7 +215,7 @@ def in_full(run: Run, tenant: str, base: str, wanted: Projection, rows: list[Row
     """Rows of one type as the client wants them, with the groups or members of all of them read at once."""
     if rows and wanted.lists:
         starts = {"tenant": tenant, "base": base, "ids": [each.id for each in rows], "named": wanted.names_members}
-        listed = {id: text for id, text in run(_LISTED[wanted.resource_type], starts)}
+        listed = {id: text for id, text, _ in run(_LISTED[wanted.resource_type], starts)}
         rows = [each._replace(listed=listed.get(each.id)) for each in rows]
     return _resources(run, tenant, base, wanted, rows)
 

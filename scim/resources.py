@@ -27,7 +27,7 @@ _ALWAYS = frozenset({"schemas", "id"})
 
 class Row(NamedTuple):
     """One resource as a statement gives it. `listed`: the items of `groups` or `members` as JSON text, None if none;
-    `type` and `key`, in a walk: its type, and the value it is sorted by."""
+    `more`: there are more members than those; `type` and `key`, in a walk: its type, and the value it is sorted by."""
 
     id: str
     document: bytes
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     created: str
     modified: str
     listed: str | None = None
+    more: bool = False
     type: str = ""
     key: str | None = None
 

@@ -22,7 +22,13 @@ from broker.errors import BadRequest
 from .problems import refusal
 
 RESOURCE_TYPES: tuple[ResourceType, ...] = ("User", "Group", "OrganizationalUnit")
-ENDPOINTS: Mapping[str, str] = {"User": "Users", "Group": "Groups", "OrganizationalUnit": "OrganizationalUnits"}
+ENDPOINTS: Mapping[str, str] = {
+    "User": "Users",
+    "Group": "Groups",
+    "OrganizationalUnit": "OrganizationalUnits",
+    "GroupMember": "GroupMembers",
+}
+MEMBERSHIP = "urn:ietf:params:scim:schemas:core:2.0:GroupMember"
 TYPE_AT: Mapping[str, ResourceType] = {ENDPOINTS[name]: name for name in RESOURCE_TYPES}
 
 MAX_BYTES = 1 << 20
@@ -193,6 +199,29 @@ def _unit() -> type[scim.Resource[Any]]:
     return resource
 
 
+def _membership() -> type[scim.Resource[Any]]:
+    """One member of one group as a resource, after draft-zollner-scim-group-members."""
+
+    def side(name: str, description: str, kinds: list[str], *more: scim.Attribute) -> scim.Attribute:
+        fixed: dict[str, Any] = {"mutability": "immutable", "caseExact": True}
+        value = _simple("value", "string", required=True, description="Its id.", **fixed)
+        reference = _simple("$ref", "reference", referenceTypes=kinds, description="Its URI.", **fixed)
+        display = _simple("display", "string", mutability="readOnly", description="Its name.")
+        given: dict[str, Any] = {"required": True, "mutability": "immutable", "description": description}
+        return _simple(name, "complex", subAttributes=[value, reference, *more, display], **given)
+
+    kind = _simple(
+        "type", "string", mutability="readOnly", canonicalValues=["User", "Group"], description="Its resource type."
+    )
+    group = side("group", "The group.", ["Group"])
+    member = side("member", "The person or group that is directly in it.", ["User", "Group"], kind)
+    schema = scim.Schema(
+        id=MEMBERSHIP, name="GroupMember", description="One member of one group.", attributes=[group, member]
+    )
+    resource: type[scim.Resource[Any]] = _model(scim.Resource, schema)
+    return resource
+
+
 ActiveDirectoryUser = _extension(
     AD_USER, "ActiveDirectoryUser", "What Active Directory says of a person.", "User", _overflow()
 )
@@ -201,6 +230,7 @@ ActiveDirectoryGroup = _extension(
 )
 TokenGroup = _extension(SCAIKEY_GROUP, "TokenGroup", "The name of a group in tokens.", "Group")
 OrganizationalUnit = _unit()
+Membership = _membership()
 
 
 def _extended(resource: Any, extensions: Any) -> type[scim.Resource[Any]]:
@@ -212,6 +242,7 @@ MODELS: Mapping[str, type[scim.Resource[Any]]] = {
     "User": _extended(User, EnterpriseUser | ActiveDirectoryUser),
     "Group": _extended(Group, ActiveDirectoryGroup | TokenGroup),
     "OrganizationalUnit": OrganizationalUnit,
+    "GroupMember": Membership,
 }
 
 
@@ -247,11 +278,20 @@ CONFIG = scim.ServiceProviderConfig(
 )
 
 PROVIDER = scim.ScimProvider(
-    models=[User, EnterpriseUser, ActiveDirectoryUser, Group, ActiveDirectoryGroup, TokenGroup, OrganizationalUnit],
+    models=[
+        User,
+        EnterpriseUser,
+        ActiveDirectoryUser,
+        Group,
+        ActiveDirectoryGroup,
+        TokenGroup,
+        OrganizationalUnit,
+        Membership,
+    ],
     resource_types=[
         scim.ResourceType.from_resource(model)
         # The name of a group in tokens is nobody's to write and shown only on request: not part of the announced type.
-        for model in (MODELS["User"], _extended(Group, ActiveDirectoryGroup), OrganizationalUnit)
+        for model in (MODELS["User"], _extended(Group, ActiveDirectoryGroup), OrganizationalUnit, Membership)
     ],
     config=CONFIG,
     policy=POLICY,

@@ -19,23 +19,24 @@ from broker import running
 from broker.context import current_actor
 from broker.db import hot
 from broker.doors import About, Door, json_body, scope
-from broker.errors import Forbidden, NotFound, NotImplementedHere, Problem
+from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, Problem
 from broker.policy import Action, authorize
 
 from . import bulk, reading
 from .asking import Query, Walk, from_arguments, from_message
 from .filters import conditions
-from .operations import Done, Writer
+from .memberships import Memberships
+from .operations import MEMBER, Done, Writer
 from .patch import SERVICE, check
 from .problems import body_of, refusal, status_of
 from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
-from .schemas import ENDPOINTS, MAX_BULK_BYTES, MAX_BYTES, RESOURCE_TYPES, TYPE_AT
+from .schemas import MAX_BULK_BYTES, MAX_BYTES, RESOURCE_TYPES, TYPE_AT
 from .sorting import order, sort_keys
 from .walking import Branch, Listing
 
 MEDIA_TYPE = "application/scim+json"
 
-_RESOURCES = f"/<any({','.join(ENDPOINTS.values())}):endpoint>"
+_RESOURCES = f"/<any({','.join(TYPE_AT)}):endpoint>"
 _EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -83,25 +84,25 @@ def search_everything_by_message() -> Response:
 @door.route(_RESOURCES, methods=["POST"], action=Action.DIRECTORY_WRITE, context="slug")
 def create(endpoint: str) -> Response:
     """A new resource (RFC 7644 §3.3)."""
-    return _done(endpoint, _writer().create(_wishes(endpoint), _body()))
+    return _done(TYPE_AT[endpoint], _writer().create(_wishes(endpoint), _body()))
 
 
 @door.route(f"{_RESOURCES}/<id>", methods=["PUT"], action=Action.DIRECTORY_WRITE, context="slug")
 def replace(endpoint: str, id: str) -> Response:
     """A resource said anew (RFC 7644 §3.5.1). What an upstream owns and the request leaves out stays."""
-    return _done(endpoint, _writer().replace(_wishes(endpoint), id, _body(), _conditions() or Conditions()))
+    return _done(TYPE_AT[endpoint], _writer().replace(_wishes(endpoint), id, _body(), _conditions() or Conditions()))
 
 
 @door.route(f"{_RESOURCES}/<id>", methods=["PATCH"], action=Action.DIRECTORY_WRITE, context="slug")
 def modify(endpoint: str, id: str) -> Response:
     """Some of a resource changed (RFC 7644 §3.5.2); a group of very many members is not shown in answer."""
-    return _done(endpoint, _writer().modify(_wishes(endpoint), id, _body(), _conditions() or Conditions()))
+    return _done(TYPE_AT[endpoint], _writer().modify(_wishes(endpoint), id, _body(), _conditions() or Conditions()))
 
 
 @door.route(f"{_RESOURCES}/<id>", methods=["DELETE"], action=Action.DIRECTORY_WRITE, context="slug")
 def remove(endpoint: str, id: str) -> Response:
     """A resource removed (RFC 7644 §3.6)."""
-    return _done(endpoint, _writer().remove(TYPE_AT[endpoint], id, _conditions() or Conditions()))
+    return _done(TYPE_AT[endpoint], _writer().remove(TYPE_AT[endpoint], id, _conditions() or Conditions()))
 
 
 @door.route(
@@ -133,6 +134,46 @@ def replace_me() -> Response:
 def modify_me() -> Response:
     """Some of the person whose credential it is changed."""
     return modify("Users", _me())
+
+
+@door.route("/GroupMembers", action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def list_members() -> Response:
+    """A page of who is in which group."""
+    return _list_members(from_arguments(request.args))
+
+
+@door.route("/GroupMembers/.search", methods=["POST"], action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def search_members() -> Response:
+    """A page of who is in which group, asked for in a message."""
+    return _list_members(from_message(_body()))
+
+
+@door.route("/GroupMembers/<id>", action=Action.DIRECTORY_READ, context="slug", transaction=False)
+def read_member(id: str) -> Response:
+    """One member of one group."""
+    row, body = Memberships(hot, _tenant(), _base(), _wishes_of(MEMBER)).one(id)
+    conditions = _conditions()
+    if conditions is not None and not check(conditions, row.version, "GET"):
+        return Response(status=304, headers={"ETag": etag(row.version)})
+    return _answer(MEMBER, row, body)
+
+
+@door.route("/GroupMembers", methods=["POST"], action=Action.DIRECTORY_WRITE, context="slug")
+def add_member() -> Response:
+    """A member put into a group."""
+    return _done(MEMBER, _writer().create(_wishes_of(MEMBER), _body()))
+
+
+@door.route("/GroupMembers/<id>", methods=["PUT"], action=Action.DIRECTORY_WRITE, context="slug")
+def replace_member(id: str) -> Response:
+    """The same membership said again: it never changes."""
+    return _done(MEMBER, _writer().replace(_wishes_of(MEMBER), id, _body(), _conditions() or Conditions()))
+
+
+@door.route("/GroupMembers/<id>", methods=["DELETE"], action=Action.DIRECTORY_WRITE, context="slug")
+def remove_member(id: str) -> Response:
+    """A member taken out of a group."""
+    return _done(MEMBER, _writer().remove(MEMBER, id, _conditions() or Conditions()))
 
 
 @door.route("/ServiceProviderConfig", action=Action.DIRECTORY_READ, context="slug", transaction=False)
@@ -205,6 +246,22 @@ def _list(resource_types: Sequence[str], query: Query) -> Response:
     return Response(body, content_type=MEDIA_TYPE)
 
 
+def _list_members(query: Query) -> Response:
+    if query.sort_by is not None:
+        raise BadRequest("Members are in the order of their groups and themselves", scim_type="invalidPath")
+    tenant = _tenant()
+    wanted = projection(MEMBER, query.attributes, query.excluded)
+    found = Memberships(hot, tenant, _base(), wanted, query.filter)
+    if query.cursor is None:
+        resources, total = found.page(query.start, query.size)
+        return Response(listing(resources, total, query.start), content_type=MEDIA_TYPE)
+    walk = Walk(running.config().secret_key, tenant, (MEMBER,), query)
+    place, count, _ = walk.opened()
+    stage = found.stage(place, count)
+    body = cursor_listing(stage.resources, None, *walk.sealed(stage, count))
+    return Response(body, content_type=MEDIA_TYPE)
+
+
 def _discovery(what: str, name: str | None = None) -> Response:
     if "filter" in request.args:
         raise Forbidden("Discovery endpoints are not filtered")
@@ -220,6 +277,9 @@ def _discovered(base: str, what: str, name: str | None) -> bytes:
                 found = SERVICE.service_provider_config(place, {})
             case "ResourceTypes", None:
                 found = SERVICE.resource_types(place, {})
+                # Described, but not announced: see decision 81.
+                listed = [one for one in found.body["Resources"] if one["name"] != MEMBER]
+                found.body |= {"Resources": listed, "totalResults": len(listed), "itemsPerPage": len(listed)}
             case "ResourceTypes", str(known):
                 found = SERVICE.resource_type(f"{place}/{known}", known, {})
             case _, None:
@@ -258,7 +318,11 @@ def _body(max_bytes: int = MAX_BYTES) -> object:
 
 
 def _wishes(endpoint: str) -> Projection:
-    return projection(TYPE_AT[endpoint], request.args.get("attributes"), request.args.get("excludedAttributes"))
+    return _wishes_of(TYPE_AT[endpoint])
+
+
+def _wishes_of(resource_type: str) -> Projection:
+    return projection(resource_type, request.args.get("attributes"), request.args.get("excludedAttributes"))
 
 
 def _conditions() -> Conditions | None:
@@ -275,12 +339,12 @@ def _pins() -> bool:
     return True
 
 
-def _done(endpoint: str, done: Done) -> Response:
+def _done(resource_type: str, done: Done) -> Response:
     if done.row is None:
         return Response(status=done.status)
     if done.body is None:
         return Response(status=done.status, headers={"ETag": etag(done.row.version)})
-    response = _answer(TYPE_AT[endpoint], done.row, done.body, done.status)
+    response = _answer(resource_type, done.row, done.body, done.status)
     if done.status == 201:
         response.headers["Location"] = response.headers["Content-Location"]
     return response
@@ -288,4 +352,6 @@ def _done(endpoint: str, done: Done) -> Response:
 
 def _answer(resource_type: str, row: Row, body: bytes, status: int = 200) -> Response:
     headers = {"ETag": etag(row.version), "Content-Location": location(_base(), resource_type, row.id)}
+    if row.more:
+        headers["Link"] = f"<{_base()}/GroupMembers?cursor=&filter=group.value%20eq%20%22{row.id}%22>; rel=members"
     return Response(body, status, headers, content_type=MEDIA_TYPE)

@@ -179,11 +179,22 @@ def write_over(
         document.pop("members", None)
     elif resource_type == "Group" and (complete or "members" in document):
         tenant, said = Directory().tenant, {member.get("value") for member in document.get("members", ())}
-        if said != members_of(tenant, id):
+        present = members_of(tenant, id)
+        if not complete and (unseen := _unseen(present, said)):
+            document["members"] = [*document["members"], *({"value": member} for member in sorted(unseen))]
+            said |= unseen
+        if said != present:
             check_membership(tenant, id)
     Directory().replace(resource_type, id, document, complete=complete, pin=pin)
     if password is not None:
         passwords.set_password(id, password)
+
+
+def _unseen(present: set[str], said: set[Any]) -> set[str]:
+    """The members a large group does not show, where a client says back what it does show: he cannot mean them gone."""
+    ordered = sorted(present)
+    shown, unseen = ordered[: reading.MOST_MEMBERS_SHOWN], set(ordered[reading.MOST_MEMBERS_SHOWN :])
+    return unseen if said.issuperset(shown) and said.isdisjoint(unseen) else set()
 
 
 def _password(resource: scim.Resource[Any]) -> str | None:

@@ -145,8 +145,8 @@ class Listing:
             parameters |= {"place_key": place.key, "place_id": place.id}
         found = timed(
             self.run,
-            f"{IN_TENANT} SELECT r.id, r.document, r.version, r.created, r.modified, NULL, r.type, r.key::text "
-            f"FROM scope, LATERAL ({statement}) r",
+            f"{IN_TENANT} SELECT r.id, r.document, r.version, r.created, r.modified, NULL AS listed, false AS more, "
+            f"r.type, r.key::text FROM scope, LATERAL ({statement}) r",
             parameters,
         )
         return [Row(*each) for each in found]

@@ -96,6 +96,8 @@ PUT_TOGETHER = {
     ("scim/filters.py", "members_where"): "the same",
     ("scim/filters.py", "narrow"): "the same, and an attribute's number in the catalogue",
     ("scim/filters.py", "visit_present"): "the same",
+    ("scim/memberships.py", "_found"): "our own columns, every value bound",
+    ("scim/memberships.py", "page"): "the same",
     ("scim/patch.py", "change_members"): "what `members_where` compiled",
     ("scim/reading.py", "_one"): "one of three types of resource",
     ("scim/reading.py", "in_unit"): "runs what its callers pass, who are looked at themselves",

@@ -232,6 +232,7 @@ def furnish(holding: Holding) -> dict[str, str]:
         user = directory.create("User", {"userName": f"{mark}-user", "displayName": f"{mark} user"}).id
         member = directory.create("User", {"userName": f"{mark}-member", "emails": [{"value": f"a@{mark}.example"}]}).id
         group = directory.create("Group", {"displayName": f"{mark} group", "members": [{"value": member}]}).id
+        crowd = directory.create("Group", {"displayName": f"{mark} crowd", "members": [{"value": member}]}).id
         application = applications.create({"name": f"{mark} application", "type": "web", "audience": mark})
         spare = applications.create({"name": f"{mark} spare", "type": "web"})
         assignment = applications.assign_to(application, user, [f"{mark}-role"])
@@ -284,6 +285,8 @@ def furnish(holding: Holding) -> dict[str, str]:
             "user": user,
             "member": member,
             "group": group,
+            "crowd": crowd,
+            "membership": f"{crowd}.{member}",
             "application": application.id,
             "spare application": spare.id,
             "client": application.client_id,

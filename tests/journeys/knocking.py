@@ -131,6 +131,13 @@ BODIES: dict[tuple[str, str], Body] = {
             "Operations": [{"method": "POST", "path": "/Groups", "bulkId": "1", "data": {"displayName": "In bulk"}}],
         }
     ),
+    ("POST", "/GroupMembers"): Body(
+        lambda o: {"group": {"value": o["crowd"]}, "member": {"value": o["user"]}}, foreign=True
+    ),
+    ("PUT", "/GroupMembers/<id>"): Body(
+        lambda o: {"group": {"value": o["crowd"]}, "member": {"value": o["member"]}}, foreign=True
+    ),
+    ("POST", "/GroupMembers/.search"): _SEARCH,
     ("PUT", "/Me"): Body(_managed("me")),
     ("PATCH", "/Me"): Body(lambda o: _patch({"op": "replace", "path": "title", "value": "Changed"})),
     ("POST", "/.search"): _SEARCH,
@@ -186,6 +193,8 @@ class Template:
                 return "pat" if "personal" in self.rule else "scim token"
             case "assignment_id":
                 return "role assignment" if "role-" in self.rule else "assignment"
+            case "id" if self.rule.startswith("/GroupMembers"):
+                return "membership"
             case "id":
                 return ENDPOINTS.get(self.rule.split("/")[1], "user")
         return _KIND[name]

@@ -35,6 +35,7 @@ _PREFIX = {
     "user": "usr",
     "member": "usr",
     "group": "grp",
+    "crowd": "grp",
     "unit": "ou",
     "application": "app",
     "assignment": "asg",
@@ -52,6 +53,7 @@ _PREFIX = {
 }
 NOBODY: Mapping[str, str] = {
     **{kind: ids.new(prefix) for kind, prefix in _PREFIX.items()},
+    "membership": f"{ids.new('grp')}.{ids.new('usr')}",
     "slug": "nobody-t00000000",
     "client": "no-such-client",
 }

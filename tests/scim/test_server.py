@@ -546,7 +546,7 @@ def test_who_is_nobody_here_has_no_me(acme: Scim, world: World) -> None:
 
 def test_discovery_describes_every_schema(acme: Scim) -> None:
     listed = acme.get("/Schemas").json
-    assert listed["totalResults"] == 7
+    assert listed["totalResults"] == 8
     for schema in listed["Resources"]:
         assert acme.get(f"/Schemas/{schema['id']}").json == schema
         assert "null" not in orjson.dumps(schema).decode()
