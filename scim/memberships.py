@@ -38,16 +38,13 @@ _COLUMNS = {
     "member.value": "m.member_id",
     "member.type": "lower(x.type)",
 }
-_FROM = """memberships m, LATERAL (
-    SELECT coalesce(g.display_name, g.name) AS name FROM resources g
-    WHERE g.tenant_id = scope.tenant AND g.id = m.group_id AND g.removed_at IS NULL OFFSET 0) g, LATERAL (
+_FROM = "memberships m <member> WHERE m.tenant_id = scope.tenant AND m.member_id IS NOT NULL"
+_MEMBER = """, LATERAL (
     SELECT x.type, coalesce(x.display_name, x.name) AS name FROM resources x
-    WHERE x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL OFFSET 0) x
-WHERE m.tenant_id = scope.tenant AND m.member_id IS NOT NULL"""
-_FOUND = (
-    "SELECT DISTINCT ON (m.group_id, m.member_id) m.group_id, g.name AS group_name, m.member_id, x.type, x.name "
-    f"FROM {_FROM}"
-)
+    WHERE x.tenant_id = scope.tenant AND x.id = m.member_id AND x.removed_at IS NULL OFFSET 0) x"""
+_NAMES = f""", LATERAL (
+    SELECT coalesce(g.display_name, g.name) AS name FROM resources g
+    WHERE g.tenant_id = scope.tenant AND g.id = m.group_id AND g.removed_at IS NULL OFFSET 0) g {_MEMBER}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +71,8 @@ class Memberships:
         where, parameters = self._condition()
         more = {"limit": count, "skipped": min(start, 1 << 40) - 1}
         found = self._found(where, {**parameters, **more}, "LIMIT %(limit)s::bigint OFFSET %(skipped)s::bigint")
-        counted = f"SELECT count(DISTINCT (m.group_id, m.member_id)) AS n FROM {_FROM} {where} OFFSET 0"
-        statement = f"{IN_TENANT} SELECT r.n FROM scope, LATERAL ({counted}) r"
+        counted = f"SELECT DISTINCT m.group_id, m.member_id FROM {_from(where)}"
+        statement = f"{IN_TENANT} SELECT r.n FROM scope, LATERAL (SELECT count(*) AS n FROM ({counted}) m OFFSET 0) r"
         [(total,)] = timed(self.run, statement, {**parameters, "tenant": self.tenant})
         return found, int(total)
 
@@ -101,9 +98,11 @@ class Memberships:
 
     def _found(self, where: str, parameters: Mapping[str, Any], limit: str, *, back: bool = False) -> list[bytes]:
         way = "DESC" if back else "ASC"
+        # Chosen first, named afterwards: the memberships of who is removed go with him.
         statement = (
-            f"{IN_TENANT} SELECT r.* FROM scope, LATERAL ({_FOUND} {where} "
-            f"ORDER BY m.group_id {way}, m.member_id {way} {limit or 'OFFSET 0'}) r"
+            f"{IN_TENANT} SELECT m.group_id, g.name AS group_name, m.member_id, x.type, x.name FROM scope, LATERAL ("
+            f"SELECT DISTINCT m.group_id, m.member_id FROM {_from(where)} "
+            f"ORDER BY m.group_id {way}, m.member_id {way} {limit or 'OFFSET 0'}) m {_NAMES}"
         )
         rows = timed(self.run, statement, {**parameters, "tenant": self.tenant})
         return [orjson.dumps(self.wanted.apply(self._resource(*each))) for each in rows]
@@ -131,6 +130,10 @@ class Memberships:
             where += f" AND {_COLUMNS[name]} = %(f{number})s::text"
             parameters[f"f{number}"] = value.lower() if name == "member.type" else value
         return where, parameters
+
+
+def _from(where: str) -> str:
+    return _FROM.replace("<member>", _MEMBER if "x.type" in where else "") + f" {where}"
 
 
 def _equalities(text: str) -> Iterator[tuple[str, str]]:
