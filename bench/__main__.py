@@ -1,14 +1,15 @@
-"""`python -m bench [imports] [scim] [tokens] [sync] [fairness]`: by hand, on a quiet machine; sides interleaved."""
+"""`python -m bench [imports] [scim] [push] [tokens] [sync] [fairness]`: by hand, on a quiet machine."""
 
 from __future__ import annotations
 
 import sys
 
-from . import fairness, imports, scim, sync, tokens
+from . import fairness, imports, push, scim, sync, tokens
 
 BENCHES = {
     "imports": imports.main,
     "scim": scim.main,
+    "push": push.main,
     "tokens": tokens.main,
     "sync": sync.main,
     "fairness": fairness.main,

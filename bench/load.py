@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+_PATIENCE = 300
+"""Seconds for one answer: a peer may take a minute over a group of 100,000."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -41,7 +44,7 @@ class Connection:
     """One kept-alive connection that knows Content-Length and chunked answers."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 
@@ -124,6 +127,27 @@ def rate(
     return sum(done) / (time.perf_counter() - started)
 
 
+def turns(server: Server, requests: Iterable[Sequence[bytes]], *, expect: Sequence[int], seconds: float) -> list[float]:
+    """Of requests that are only sent in turns, such as one that adds and one that takes away again: how many of each a
+    second, over one connection."""
+    spent: dict[int, list[float]] = {}
+    connection = Connection(server.port)
+    deadline = time.perf_counter() + seconds
+    try:
+        for these in requests:
+            for index, request in enumerate(these):
+                began = time.perf_counter()
+                status, body = connection.ask(request)
+                spent.setdefault(index, []).append(time.perf_counter() - began)
+                if status not in expect:
+                    raise AssertionError(f"{server.name} answered {status}: {body[:300]!r}")
+            if time.perf_counter() > deadline:
+                break
+    finally:
+        connection.close()
+    return [len(times) / sum(times) for times in spent.values()]
+
+
 def waits(
     server: Server,
     requests: Iterable[bytes],
@@ -177,7 +201,7 @@ def cycle(make: Callable[[int], bytes], count: int) -> Iterator[bytes]:
 def process(command: list[str], environment: dict[str, str], server: Server, probe: str) -> Iterator[None]:
     """The server while the block lasts, from when it answers `probe`."""
     program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
-    process = subprocess.Popen([program, *command[1:]], env=environment)
+    process = subprocess.Popen([program, *command[1:]], env=environment, stdin=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 30
         while True:

@@ -1,13 +1,13 @@
 // A SCIM server that others wrote: scimmy behind scimmy-routers, as their own pages put them together, in memory. A
 // tenant is the first segment of the path and begins empty. Says its base URL as one line of JSON, and ends with its
-// standard input.
+// standard input. `port` is a free one unless it is given.
 import { randomUUID } from 'node:crypto';
 import express from 'express';
 import SCIMMY from 'scimmy';
 import SCIMMYRouters from 'scimmy-routers';
 import { say, serve } from './lines.mjs';
 
-const { token } = JSON.parse(process.argv[2]);
+const { token, port = 0 } = JSON.parse(process.argv[2]);
 const tenants = new Map();
 
 function stored({ tenant }, endpoint) {
@@ -60,6 +60,8 @@ function serves(Resource, endpoint, name) {
 serves(SCIMMY.Resources.User.extend(SCIMMY.Schemas.EnterpriseUser, false), 'Users', 'userName');
 serves(SCIMMY.Resources.Group, 'Groups', 'displayName');
 
+// Its default, a megabyte, is less than a group of 100,000 weighs.
+SCIMMY.Config.set('bulk', { supported: true, maxPayloadSize: 64 * 1024 * 1024 });
 const names = new Map();
 const app = express();
 app.use(
@@ -76,5 +78,5 @@ app.use(
     },
   }),
 );
-const server = app.listen(0, '127.0.0.1', () => say({ base_url: `http://127.0.0.1:${server.address().port}` }));
+const server = app.listen(port, '127.0.0.1', () => say({ base_url: `http://127.0.0.1:${server.address().port}` }));
 serve({});
