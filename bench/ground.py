@@ -19,7 +19,7 @@ from rich.table import Table
 from broker import config, embedded, ids, migrations, running
 from broker.context import Scope
 from broker.db import connect, platform_scope
-from broker.models import IdentityProvider, Partner, Tenant
+from broker.models import IdentityProvider, Partner, SettingValue, Tenant
 
 console = Console(width=120)
 
@@ -57,6 +57,9 @@ def tenant(slug: str) -> tuple[Scope, str]:
         session.add(Tenant(id=scope.tenant_id, partner_id=partner_id, name=slug, slug=slug, kind="customer"))
         session.flush()
         session.add(IdentityProvider(tenant_id=scope.tenant_id, id=provider_id, kind="ldap", name="Directory"))
+        # What is measured is not how evenly clients are served.
+        session.add(SettingValue(owner_id=scope.tenant_id, name="scim_requests_per_second", value=10_000))
+        session.add(SettingValue(owner_id=scope.tenant_id, name="scim_burst", value=100_000))
     return scope, provider_id
 
 

@@ -106,13 +106,16 @@ class Door:
         render: Callable[[Problem], Response],
         max_bytes: int = 256 * 1024,
         authenticate: Callable[[Deed], Actor] | None = None,
+        admit: Callable[[Actor], None] | None = None,
     ) -> None:
-        """`authenticate`: who asks, where it is not said by a bearer token (a browser's session)."""
+        """`authenticate`: who asks, where it is not said by a bearer token (a browser's session). `admit` may refuse
+        who asks too much."""
         self.name = name
         self.url_prefix = url_prefix
         self.render = render
         self.max_bytes = max_bytes
         self._authenticate = authenticate or _by_bearer_token
+        self._admit = admit
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix or None)
         self._guards: dict[str, tuple[Deed, View]] = {}
 
@@ -175,6 +178,8 @@ class Door:
             if access.use_is_due(actor):
                 _note_use_afterwards(actor)
             logs.bind(actor=actor.id)
+            if self._admit is not None:
+                self._admit(actor)
             with acting(actor, current_request_id()):
                 scope = _place(actor, deed, arguments)
                 logs.bind(tenant=scope and scope.tenant_id)

@@ -132,6 +132,18 @@ SETTINGS: dict[str, Setting] = {
             _flag,
         ),
         Setting(
+            "scim_requests_per_second",
+            500,
+            "How many requests a second one credential may make at the SCIM door, in the long run.",
+            _count(1, 10_000),
+        ),
+        Setting(
+            "scim_burst",
+            5_000,
+            "How many requests one credential may make at the SCIM door at once; a bulk's operations count.",
+            _count(1, 100_000),
+        ),
+        Setting(
             "sync_runs_per_tenant",
             2,
             "How many upstreams of one tenant are read at the same time.",

@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 from scim2_server.conditions import Conditions
 
+from broker import allowance
+from broker.context import current_actor
 from broker.doors import in_one_transaction, problem_of
 from broker.errors import BadRequest, Conflict, NotFound, PayloadTooLarge, Problem
 
@@ -60,6 +62,7 @@ class Operation:
 def run(writer: Writer, body: Any) -> bytes:
     """Do a bulk request; returns its answer. Raises BadRequest, and PayloadTooLarge for too many operations."""
     operations, most_errors = _read(body)
+    allowance.charge(current_actor(), len(operations) - 1)
     creations: dict[str, Operation] = {}
     for operation in operations:
         if operation.method == "POST" and operation.bulk_id is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker import access, logs, running
+from broker import access, allowance, logs, running
 from broker.db import hot
 from broker.errors import Problem
 from broker.policy import Action, authorize
@@ -43,9 +43,14 @@ def answer(environ: Mapping[str, Any]) -> tuple[list[tuple[str, str]], bytes] | 
         if scope is None or scope.tenant_id is None:
             return None
         authorize(actor, Action.DIRECTORY_READ, scope)
+        allowance.take(actor)
+    except (Problem, SQLAlchemyError, UnicodeError):
+        return None
+    try:
         base = f"{running.config().base_url}/scim/v2/{slug}"
         row, body = reading.one(hot, scope.tenant_id, base, Projection(name), id)
     except (Problem, SQLAlchemyError, UnicodeError):
+        allowance.give_back(actor)
         return None
     if row.more:
         return None

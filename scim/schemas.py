@@ -273,7 +273,12 @@ CONFIG = scim.ServiceProviderConfig(
             name="Bearer token",
             description="A SCIM token of the tenant, or an administrator's token with the scope scim.",
             primary=True,
-        )
+        ),
+        scim.AuthenticationScheme(
+            type=scim.AuthenticationScheme.Type.oauth2,
+            name="OAuth 2.0 client credentials",
+            description="A service account that administers the tenant gets an access token with the scope scim.",
+        ),
     ],
 )
 

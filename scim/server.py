@@ -15,7 +15,7 @@ import scim2_models as scim
 from flask import Response, request
 from scim2_server.conditions import Conditions
 
-from broker import running
+from broker import allowance, running
 from broker.context import current_actor
 from broker.db import hot
 from broker.doors import About, Door, json_body, scope
@@ -44,7 +44,7 @@ def render(problem: Problem) -> Response:
     return Response(body_of(problem), status_of(problem)[0], content_type=MEDIA_TYPE)
 
 
-door = Door("scim", url_prefix="/scim/v2/<tenant_slug>", render=render, max_bytes=MAX_BYTES)
+door = Door("scim", url_prefix="/scim/v2/<tenant_slug>", render=render, max_bytes=MAX_BYTES, admit=allowance.take)
 
 
 @door.route(f"{_RESOURCES}/<id>", action=Action.DIRECTORY_READ, context="slug", transaction=False)
