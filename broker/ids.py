@@ -26,6 +26,7 @@ PREFIXES = {
     "idp": "IdentityProvider",
     "agt": "MCPAgent",
     "tgt": "ScimTarget",
+    "trn": "TargetRun",
     "trs": "TrustRule",
     "run": "SyncRun",
     "evt": "Event",

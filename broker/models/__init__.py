@@ -29,6 +29,7 @@ from .oauth import (
 from .people import Group, Link, LinkRecord, Membership, OrganizationalUnit, Resource, ResourceValue, User
 from .providers import HeldRemoval, IdentityProvider, SyncRun, SyncSkip
 from .sign_in import Attempt, OneTime, Password, Session, SignInFlow
+from .targets import TargetConvergence, TargetDrift, TargetRun
 from .tenancy import Domain, Partner, PlatformFact, RetiredSlug, SettingValue, Tenant
 
 __all__ = [
@@ -74,9 +75,12 @@ __all__ = [
     "SigningKey",
     "SyncRun",
     "SyncSkip",
+    "TargetConvergence",
+    "TargetDrift",
     "TargetMember",
     "TargetRemoval",
     "TargetResource",
+    "TargetRun",
     "Tenant",
     "TenantOwned",
     "User",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Identity, Index, text
+from sqlalchemy import CheckConstraint, Double, ForeignKeyConstraint, Identity, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, Big, Bytes, Key, Moment, Stamped, TenantOwned, belongs_to_tenant, same_tenant
@@ -124,6 +124,17 @@ class ScimTarget(Stamped, TenantOwned, Base):
     """It did not answer, or asked for time: nothing is sent before this moment."""
     postponements: Mapped[int] = mapped_column(server_default=text("0"))
     """How many in a row; `status_reason` says why."""
+    failing_since: Mapped[Moment | None]
+    """The first of them: after a day of nothing else the target is `quarantined`."""
+    deprovision_days: Mapped[int] = mapped_column(server_default=text("30"))
+    """With `delete_after_days`: how long who left stays disabled there."""
+    requests_per_second: Mapped[float | None] = mapped_column(Double)
+    paced_until: Mapped[Moment | None]
+    """When the requests made so far are paid for, at that pace."""
+    reconcile: Mapped[dict[str, Any]] = mapped_column(
+        server_default=text("""'{"enabled": false, "schedule": "1d", "policy": "report", "ignore": []}'""")
+    )
+    reconcile_due_at: Mapped[Moment | None]
 
 
 class TargetResource(TenantOwned, Base):
@@ -142,6 +153,7 @@ class TargetResource(TenantOwned, Base):
             unique=True,
             postgresql_where=text("remote_id IS NOT NULL"),
         ),
+        Index("ix_target_resources_left", "left_at", postgresql_where=text("left_at IS NOT NULL")),
         CheckConstraint("state IN ('creating', 'present', 'disabled', 'removed')", "state"),
     )
 
@@ -154,6 +166,10 @@ class TargetResource(TenantOwned, Base):
     sent_digest: Mapped[Bytes | None]
     """Of the document that is there; null while something is being sent that may or may not arrive."""
     sent_version: Mapped[Big | None]
+    left_at: Mapped[Moment | None]
+    """Since when it is disabled there for having left the target's reach."""
+    met_no: Mapped[Big | None]
+    """The last comparison that met it there."""
     sent_revision: Mapped[int] = mapped_column(server_default=text("0"))
     """The target's `revision` under which it was last looked at."""
     left_out: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))

@@ -6,6 +6,8 @@ altered. A delivery says that one subscriber still owes one target the present s
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, SmallInteger, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -47,6 +49,7 @@ class Delivery(TenantOwned, Base):
             "ix_deliveries_due", "tenant_id", "target_id", "lane", "due_at", postgresql_where=text("status = 'pending'")
         ),
         Index("ix_deliveries_target", "tenant_id", "target_id", "status", "due_at"),
+        Index("ix_deliveries_failed", "due_at", postgresql_where=text("status = 'failed'")),
         CheckConstraint("status IN ('pending', 'held', 'muted', 'failed')", "status"),
     )
 
@@ -60,7 +63,8 @@ class Delivery(TenantOwned, Base):
     lane: Mapped[int] = mapped_column(SmallInteger, server_default=text("1"))
     """0 expansions and departures, 1 people, 2 groups: members exist before the groups that name them."""
     status: Mapped[str] = mapped_column(server_default="pending")
-    """`pending`, `held` (the target's removal guard), `muted` (held, then rejected), `failed` (needs a change)."""
+    """`pending`, `held` (the target's removal guard), `muted` (held, then rejected), `failed` (in quarantine: tried
+    again at long intervals, and at once when it changes)."""
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     failing_since: Mapped[Moment | None]
     """First of the failed attempts in a row; means nothing while `attempts` is 0."""
@@ -71,5 +75,7 @@ class Delivery(TenantOwned, Base):
     approved: Mapped[bool] = mapped_column(server_default=text("false"))
     """It was held, and an administrator released it; void as soon as the resource changes again."""
     problem: Mapped[str | None]
+    exchange: Mapped[dict[str, Any] | None]
+    """The request that failed last and its answer, without secrets and values."""
     owed_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
