@@ -277,9 +277,6 @@ def _discovered(base: str, what: str, name: str | None) -> bytes:
                 found = SERVICE.service_provider_config(place, {})
             case "ResourceTypes", None:
                 found = SERVICE.resource_types(place, {})
-                # Described, but not announced: see decision 81.
-                listed = [one for one in found.body["Resources"] if one["name"] != MEMBER]
-                found.body |= {"Resources": listed, "totalResults": len(listed), "itemsPerPage": len(listed)}
             case "ResourceTypes", str(known):
                 found = SERVICE.resource_type(f"{place}/{known}", known, {})
             case _, None:
@@ -288,7 +285,12 @@ def _discovered(base: str, what: str, name: str | None) -> bytes:
                 found = SERVICE.schema(f"{place}/{known}", known, {})
     except scim.SCIMException as error:
         raise refusal(error) from None
-    return orjson.dumps(found.body)
+    body = found.body or {}
+    if (what, name) == ("ResourceTypes", None):
+        # Described, but not announced: see decision 81.
+        listed = [one for one in body["Resources"] if one["name"] != MEMBER]
+        body |= {"Resources": listed, "totalResults": len(listed), "itemsPerPage": len(listed)}
+    return orjson.dumps(body)
 
 
 def _tenant() -> str:

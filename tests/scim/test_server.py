@@ -521,6 +521,24 @@ def test_what_is_not_served_is_501_and_not_announced(acme: Scim) -> None:
     ]
 
 
+def test_a_write_may_ask_that_it_is_not_this_version(acme: Scim) -> None:
+    path = f"/Users/{acme.user('ada')}"
+    member = f"/GroupMembers/{acme.group('g', path[7:])}.{path[7:]}"
+    for listed in ('W/"1"', '"1"', 'W/"7", W/"1"', "*"):
+        refused(acme.put(path, {"userName": "ada"}, If_None_Match=listed), 412)
+        refused(acme.patch(path, {"op": "remove", "path": "title"}, If_None_Match=listed), 412)
+        refused(acme.delete(path, If_None_Match=listed), 412)
+        refused(acme.delete(member, If_None_Match=listed), 412)
+        assert acme.get(path, If_None_Match=listed).status_code == 304
+        assert acme.get(path, If_Match=listed).status_code == 200
+    assert acme.put(path, {"userName": "ada"}, If_None_Match='W/"2"', If_Match="*").status_code == 200
+    assert acme.delete(member, If_Match='W/"1", W/"2"').status_code == 204
+    assert acme.delete(path, If_None_Match='W/"9"').status_code == 204
+    for method in ("PUT", "PATCH", "DELETE"):
+        body = {"userName": "x", "Operations": [{"op": "remove", "path": "title"}]}
+        refused(acme.call(method, path, body if method != "DELETE" else None, If_Match="*"), 404)
+
+
 def test_me_is_the_person_whose_credential_it_is(acme: Scim, world: World) -> None:
     me = Scim(acme.app, acme.slug, admin_token_of(world.acme, "tenant_admin", world.acme.tenant_id))
     shown = me.get("/Me")
