@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -17,10 +17,11 @@ import orjson
 from broker.attributes import fold
 from broker.strict_json import StrictJsonError, loads
 from connectors.http import Blocked, HttpClient, OutboundError, Response
-from scim.profiles import Profile
+from scim.profiles import Profile, capabilities
 
 ENDPOINTS = {"User": "Users", "Group": "Groups"}
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
+BULK_REQUEST = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 _LONGEST_ANSWER = 4 * 1024 * 1024
 _LONGEST_ID = 500
 _LONGEST_DETAIL = 300
@@ -197,6 +198,45 @@ class TargetClient:
             raise Refused(f"GET {path}: the target does not filter by {attribute}")
         return remotes
 
+    def find_any(self, resource_type: str, pairs: Sequence[tuple[str, str]]) -> list[Remote]:
+        """Those of which one attribute equals its value. Refused when the receiver does not show them all at once."""
+        path = f"/{ENDPOINTS[resource_type]}"
+        terms = (f"{attribute} eq {orjson.dumps(value).decode()}" for attribute, value in pairs)
+        query = {"filter": " or ".join(terms), **self._first(self.profile.page)}
+        response = self._ask("GET", path, query=urlencode(query, quote_via=quote))
+        answer = Remote("", self._json("GET", path, response))
+        listed, total = answer.get("Resources") or [], answer.get("totalResults")
+        if not isinstance(listed, list) or not isinstance(total, int) or total > len(listed):
+            raise Refused(f"GET {path} answered {response.status} without everybody who was asked for")
+        return [self._remote("GET", path, response, one) for one in listed]
+
+    def discover(self) -> dict[str, Any]:
+        """What the receiver says it can do; nothing of what it does not say."""
+        said: list[Any] = []
+        for path in ("/ServiceProviderConfig", "/Schemas", "/ResourceTypes"):
+            try:
+                said.append(self._json("GET", path, self._ask("GET", path)))
+            except TargetError as error:
+                if error.everywhere:
+                    raise
+                said.append({})
+        return capabilities(*said)
+
+    def bulk(self, operations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The answers to these operations, in no order. Raises for the request as a whole."""
+        body = {"schemas": [BULK_REQUEST], "Operations": list(operations)}
+        response = self._ask("POST", "/Bulk", body=body)
+        answers = Remote("", self._json("POST", "/Bulk", response)).get("Operations")
+        if not isinstance(answers, list):
+            raise Troubled(f"POST /Bulk answered {response.status} without operations", status=response.status)
+        return [answer for answer in answers if isinstance(answer, dict)]
+
+    def refusal(self, what: str, status: int, said: Any) -> TargetError:
+        """What one operation of a bulk request was refused with."""
+        body = orjson.dumps(said) if isinstance(said, dict) else b""
+        token = None if self._credential is None else self._credential.token()
+        return _refusal(what, Response(status, {}, body), token)
+
     def read(self, resource_type: str, remote_id: str) -> Remote:
         """One resource; a group without its members."""
         path = _path(resource_type, remote_id)
@@ -238,7 +278,7 @@ class TargetClient:
             if response.status != 401:
                 self._credential.accepted()
         if not 200 <= response.status < 300:
-            self._refuse(method, path, response, token)
+            raise _refusal(f"{method} {path}", response, token)
         if (response.header("content-type") or "").lower().startswith("text/html"):
             # A gateway's page, whatever status it has: the receiver itself has not been asked.
             raise Troubled(f"{method} {path} answered {response.status} with a page", status=response.status)
@@ -271,16 +311,6 @@ class TargetClient:
             return {}
         return {"startIndex": "1", "count": str(count)} if self.profile.paging == "index" else {"count": str(count)}
 
-    def _refuse(self, method: str, path: str, response: Response, token: str | None) -> NoReturn:
-        kind = _KINDS.get(response.status)
-        if kind is None:
-            kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
-        text = f"{method} {path} answered {response.status}"
-        scim_type, said = _said(response, token)
-        if kind is Refused and scim_type == "noTarget":
-            kind = NoTarget
-        raise kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)
-
     def _json(self, method: str, path: str, response: Response) -> dict[str, Any]:
         try:
             answer = loads(response.body, max_bytes=_LONGEST_ANSWER)
@@ -295,9 +325,20 @@ class TargetClient:
 
     def _remote(self, method: str, path: str, response: Response, answer: Any) -> Remote:
         remote_id = Remote("", answer).get("id") if isinstance(answer, dict) else None
-        if not isinstance(remote_id, str) or not _is_id(remote_id):
+        if not isinstance(remote_id, str) or not is_id(remote_id):
             raise Troubled(f"{method} {path} answered {response.status} without a usable id", status=response.status)
         return Remote(remote_id, answer)
+
+
+def _refusal(what: str, response: Response, token: str | None) -> TargetError:
+    kind = _KINDS.get(response.status)
+    if kind is None:
+        kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
+    text = f"{what} answered {response.status}"
+    scim_type, said = _said(response, token)
+    if kind is Refused and scim_type == "noTarget":
+        kind = NoTarget
+    return kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)
 
 
 def _said(response: Response, token: str | None) -> tuple[Any, str]:
@@ -320,7 +361,7 @@ def _path(resource_type: str, remote_id: str) -> str:
     return f"/{ENDPOINTS[resource_type]}/{quote(remote_id, safe='')}"
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     """Fit to stand in a path and in a filter: a dot segment would name another resource."""
     return 0 < len(text) <= _LONGEST_ID and text.isprintable() and text not in (".", "..")
 

@@ -34,8 +34,6 @@ from . import ledger, render
 from .outbox import backoff
 from .work import Outcome, Work
 
-CHUNK = 100
-"""Members per PATCH: the least that receivers in the field take."""
 _PAGE = 2_000
 _SHORT_WAIT = 60.0
 _NO_ACCESS_WAIT = 30.0
@@ -60,26 +58,34 @@ class Channel:
     client: TargetClient
     takes_put: bool = True
     takes_patch: bool = True
+    takes_bulk: bool = True
+    probing: bool = False
+    probed: bool = False
+    """It was asked in this run what it can do."""
     stopped: bool = False
     troubles: int = 0
+
+    @property
+    def puts(self) -> bool:
+        return self.takes_put and self.client.profile.put
 
 
 def carry_out(work: Work, channel: Channel) -> Outcome | None:
     """Do what the work says; None when it turned out to be somebody else's. Needs an app context."""
     if channel.stopped:
         return Outcome(work, "back")
-    errand = _Errand(work, channel)
+    errand = Errand(work, channel)
     try:
         outcome = _DEEDS[work.deed](errand)
     except LeaseLost:
         return None
     except TargetError as error:
-        return _failed(errand, error)
+        return failed(errand, error)
     channel.troubles = 0
     return outcome
 
 
-def _failed(errand: _Errand, error: TargetError) -> Outcome:
+def failed(errand: Errand, error: TargetError) -> Outcome:
     work, channel = errand.work, errand.channel
     outcome = Outcome(work, "later", problem=str(error))
     if errand.standing is not None:
@@ -106,7 +112,7 @@ def _failed(errand: _Errand, error: TargetError) -> Outcome:
     return outcome
 
 
-class _Errand:
+class Errand:
     """One work on its way; every method is a step that may be repeated."""
 
     def __init__(self, work: Work, channel: Channel) -> None:
@@ -118,6 +124,18 @@ class _Errand:
         """It was looked for, was not there, and the target refused to make it."""
         self.standing: str | None = None
         """The remote id of what is there as it shall be, whatever happens to its members."""
+
+    def probe(self) -> Outcome:
+        """Ask the target what it can do. One that does not answer is left to the works that follow."""
+        try:
+            said = self.client.discover()
+        except TargetError:
+            return Outcome(self.work, "back")
+        finally:
+            self.channel.probed = True
+        with unit(self.work.target.scope):
+            ledger.learnt(self.work.target, said)
+        return Outcome(self.work, "back")
 
     def provide_person(self) -> Outcome:
         remote_id = self.provided(self.replace_person)
@@ -214,16 +232,18 @@ class _Errand:
 
     def known_there(self) -> str | None:
         """Looks for it by our id, then by its name. Raises Refused when two could be it."""
-        return _only(self.by_our_id() or self.not_others(self.by_name()))
+        return only(self.by_our_id() or self.not_others(self.by_name()))
 
     def surely_there(self) -> str | None:
         """The same, but a name alone is no proof: what we never made is not ours to take away."""
         found = self.by_our_id()
         if not found:
             found = [one for one in self.by_name() if one.get("externalId") == self.work.resource_id]
-        return _only(found)
+        return only(found)
 
     def by_our_id(self) -> list[Remote]:
+        if "externalId" not in self.client.profile.filters:
+            return []
         try:
             return self.client.find(self.kind, "externalId", self.work.resource_id)
         except (Refused, Unsupported):
@@ -244,7 +264,7 @@ class _Errand:
         return [remote for remote in found if not {remote.id, externals[remote.id]} & taken]
 
     def replace_person(self, remote_id: str) -> None:
-        if self.channel.takes_put:
+        if self.channel.puts:
             try:
                 self.check()
                 self.client.replace(self.kind, remote_id, self.work.document)
@@ -257,14 +277,18 @@ class _Errand:
             self.channel.takes_put = False
         else:
             shown = self.client.read(self.kind, remote_id)
-        self.check()
-        self.client.patch(self.kind, remote_id, render.as_patch(self.work.document, shown.document))
+        operations = render.as_patch(self.work.document, shown.document)
+        most = self.client.profile.patch_operations or len(operations)
+        for start in range(0, len(operations), most):
+            self.check()
+            self.client.patch(self.kind, remote_id, operations[start : start + most])
 
     def rename_group(self, remote_id: str) -> None:
         # Never a PUT: it would replace the members too.
         self.check()
         operations = [
-            {"op": "replace", "path": name, "value": self.work.document[name]} for name in ("displayName", "externalId")
+            {"op": op, "path": name, "value": self.work.document[name]}
+            for name, op in (("displayName", "replace"), ("externalId", self.client.profile.external_id))
         ]
         try:
             self.patch(remote_id, operations)
@@ -281,6 +305,8 @@ class _Errand:
                 self.channel.takes_patch = False
             except Missing:
                 self.client.read(self.kind, remote_id)
+        if not self.client.profile.put:
+            raise Refused("the target knows neither this PATCH nor PUT")
         self.client.replace(self.kind, remote_id, self.work.document)
 
     def write_members(self, remote_id: str) -> list[str]:
@@ -291,8 +317,9 @@ class _Errand:
             while True:
                 with unit(self.work.target.scope):
                     page = ledger.members(self.work, adding=adding, after=after, limit=_PAGE)
-                for start in range(0, len(page), CHUNK):
-                    self.write_chunk(remote_id, page[start : start + CHUNK], adding, refusals)
+                most = self.client.profile.member_changes
+                for start in range(0, len(page), most):
+                    self.write_chunk(remote_id, page[start : start + most], adding, refusals)
                 if len(page) < _PAGE:
                     break
                 after = page[-1][0]
@@ -305,7 +332,9 @@ class _Errand:
             operations = (
                 render.additions([_reference(member) for member in there])
                 if adding
-                else render.removals([member.remote_id for member in there if member.remote_id is not None])
+                else render.removals(
+                    [member.remote_id for member in there if member.remote_id is not None], self.client.profile.removal
+                )
             )
             self.note(partial(ledger.writing, self.work, [member.id for member in there]))
             try:
@@ -362,15 +391,16 @@ class _Errand:
             raise LeaseLost
 
 
-def _provide(errand: _Errand) -> Outcome:
+def _provide(errand: Errand) -> Outcome:
     return errand.provide_person() if errand.kind == "User" else errand.provide_group()
 
 
-_DEEDS: dict[str, Callable[[_Errand], Outcome]] = {
+_DEEDS: dict[str, Callable[[Errand], Outcome]] = {
     "provide": _provide,
-    "disable": _Errand.disable,
-    "delete": _Errand.delete,
-    "empty": _Errand.empty,
+    "disable": Errand.disable,
+    "delete": Errand.delete,
+    "empty": Errand.empty,
+    "probe": Errand.probe,
 }
 
 
@@ -380,7 +410,7 @@ def _reference(member: ledger.Member) -> dict[str, str]:
     return {**reference, "type": "Group"} if member.type == "Group" else reference
 
 
-def _only(found: Sequence[Remote]) -> str | None:
+def only(found: Sequence[Remote]) -> str | None:
     if len(found) > 1:
         several = ", ".join(remote.id for remote in found[:3])
         raise Refused(f"{len(found)} resources at the target could be this one: {several}")

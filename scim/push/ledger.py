@@ -6,14 +6,16 @@ question whose account a remote id is. Each function runs in its caller's unit o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from broker.db import db
+from broker.models import ScimTarget
+from broker.registry import targets
 
-from .work import Work
+from .work import Target, Work
 
 
 class Member(NamedTuple):
@@ -43,6 +45,34 @@ _REMOVED = sa.text("""
                                        AND m.group_id = :group AND m.member_id = w.member_id))
     ORDER BY w.member_id LIMIT :limit
 """)
+# The same where groups in groups are not for the target: everybody below, and people only.
+_BELOW = """
+    WITH RECURSIVE below(id) AS (
+        SELECT member_id FROM memberships WHERE tenant_id = :tenant AND group_id = :group AND member_id IS NOT NULL
+        UNION
+        SELECT m.member_id FROM below b JOIN memberships m ON m.tenant_id = :tenant AND m.group_id = b.id
+        WHERE m.member_id IS NOT NULL)
+"""
+_ADDED_BELOW = sa.text(f"""
+    {_BELOW}
+    SELECT k.resource_id, k.remote_id, k.resource_type
+    FROM below b JOIN target_resources k
+      ON k.tenant_id = :tenant AND k.target_id = :target AND k.resource_id = b.id
+    WHERE b.id > :after AND k.resource_type = 'User'
+      AND :keeping AND k.remote_id IS NOT NULL AND k.state IN ('present', 'disabled')
+      AND NOT EXISTS (SELECT 1 FROM target_members w WHERE w.tenant_id = :tenant AND w.target_id = :target
+                      AND w.group_id = :group AND w.member_id = b.id AND w.certain)
+    ORDER BY k.resource_id LIMIT :limit
+""")  # noqa: S608 - constant text
+_REMOVED_BELOW = sa.text(f"""
+    {_BELOW}
+    SELECT w.member_id, k.remote_id, coalesce(k.resource_type, 'User')
+    FROM target_members w LEFT JOIN target_resources k
+      ON k.tenant_id = :tenant AND k.target_id = :target AND k.resource_id = w.member_id
+    WHERE w.tenant_id = :tenant AND w.target_id = :target AND w.group_id = :group AND w.member_id > :after
+      AND (NOT :keeping OR k.resource_type = 'Group' OR w.member_id NOT IN (SELECT id FROM below))
+    ORDER BY w.member_id LIMIT :limit
+""")  # noqa: S608 - constant text
 _WRITE = sa.text("""
     INSERT INTO target_members (tenant_id, target_id, group_id, member_id, certain)
     SELECT :tenant, :target, :group, u, :certain FROM unnest(CAST(:ids AS text[])) AS u
@@ -76,7 +106,16 @@ def members(work: Work, *, adding: bool, after: str, limit: int) -> list[Member]
     """One page, by id, of the members to add to or remove from the group at the target."""
     values: dict[str, Any] = {"tenant": work.target.tenant, "target": work.target.id, "group": work.resource_id}
     values |= {"after": after, "limit": limit, "keeping": work.deed != "empty"}
-    return [Member(*row) for row in db.session().execute(_ADDED if adding else _REMOVED, values)]
+    direct, below = (_ADDED, _ADDED_BELOW) if adding else (_REMOVED, _REMOVED_BELOW)
+    statement = below if work.target.flattens else direct
+    return [Member(*row) for row in db.session().execute(statement, values)]
+
+
+def learnt(target: Target, said: Mapping[str, Any]) -> None:
+    """What the target said of itself, unless it has become another one meanwhile."""
+    row = db.session().get(ScimTarget, (target.tenant, target.id), with_for_update=True, populate_existing=True)
+    if row is not None and row.base_url == target.base_url:
+        targets.learn(row, said)
 
 
 def writing(work: Work, ids: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from broker import events
@@ -109,9 +110,10 @@ _LATER = sa.text(f"""
 _REMEMBER = sa.text("""
     UPDATE target_resources t SET
         remote_id = u.remote_id, state = u.state, sent_digest = u.digest, sent_version = u.version,
-        problem = NULL, updated_at = now()
+        sent_revision = :revision, left_out = CAST(u.left_out AS jsonb), problem = NULL, updated_at = now()
     FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]), CAST(:digests AS bytea[]),
-                CAST(:versions AS bigint[])) AS u(id, remote_id, state, digest, version)
+                CAST(:versions AS bigint[]), CAST(:left_out AS text[]))
+         AS u(id, remote_id, state, digest, version, left_out)
     WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
 """)
 _BLAME = sa.text("""
@@ -127,9 +129,14 @@ _FORGET_MEMBERS = sa.text("""
       AND (member_id = ANY(:ids) OR group_id = ANY(:ids))
 """)
 _WHO_WAITS = sa.text("""
+    WITH RECURSIVE above(id) AS (
+        SELECT group_id FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(:ids)
+        UNION
+        SELECT m.group_id FROM above a JOIN memberships m ON m.tenant_id = :tenant AND m.member_id = a.id
+        WHERE :flattens)
     SELECT DISTINCT :target AS target_id, w.type AS resource_type, w.id AS resource_id, 'push' AS task,
            CASE w.type WHEN 'Group' THEN :groups ELSE :people END AS lane
-    FROM (SELECT 'Group' AS type, group_id AS id FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(:ids)
+    FROM (SELECT 'Group' AS type, id FROM above
           UNION ALL
           SELECT 'User', id FROM resources WHERE tenant_id = :tenant AND manager_id = ANY(:ids)) w
     WHERE EXISTS (SELECT 1 FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
@@ -285,6 +292,8 @@ def _remember(target: Target, changed: Sequence[Outcome]) -> None:
             "states": [outcome.state for outcome in changed],
             "digests": [outcome.digest for outcome in changed],
             "versions": [outcome.work.version for outcome in changed],
+            "left_out": [orjson.dumps(outcome.work.left_out).decode() for outcome in changed],
+            "revision": target.revision,
         },
     )
 
@@ -328,6 +337,7 @@ def _arrived(target: Target, works: Sequence[Work]) -> None:
         ids=[work.resource_id for work in works],
         groups=GROUPS,
         people=PEOPLE,
+        flattens=target.flattens,
     ).columns(
         sa.column("target_id", sa.Text),
         sa.column("resource_type", sa.Text),

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from broker.db import db
 from broker.models import Resource, TargetResource
+from scim import profiles
 
-from . import guard, render
+from . import guard, mapping, render
 from .reach import reached
 from .work import Target, Work
 
@@ -36,6 +37,12 @@ _UNKNOWN = sa.text("""
         state = CASE WHEN t.state = 'disabled' AND u.usable THEN 'present' ELSE t.state END
     FROM unnest(CAST(:ids AS text[]), CAST(:usable AS boolean[])) AS u(id, usable)
     WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
+""")
+
+
+_LOOKED_AT = sa.text("""
+    UPDATE target_resources SET sent_revision = :revision
+    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(:ids) AND sent_revision <> :revision
 """)
 
 
@@ -90,10 +97,11 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
                 "usable": [work.deed == "provide" and work.usable for work in writing],
             },
         )
-    return (
-        [work for work in works if work.deed != "nothing"],
-        [work for work in works if work.deed == "nothing"],
-    )
+    already = [work for work in works if work.deed == "nothing"]
+    if already:
+        looked_at = {"revision": target.revision, "ids": [work.resource_id for work in already]}
+        db.session().execute(_LOOKED_AT, {**place, **looked_at})
+    return [work for work in works if work.deed != "nothing"], already
 
 
 _GONE = _There("removed", None, None)
@@ -149,7 +157,11 @@ def _decide(
     work.name, work.version, work.usable = row.name, row.version, bool(up)
     if row.type == "User":
         document = orjson.loads(row.document)
-        work.document = render.person(document, row.id, usable=bool(up), manager=managers.get(row.manager_id))
+        sent = render.person(document, row.id, usable=bool(up), manager=managers.get(row.manager_id))
+        if work.target.mapping:
+            sent = mapping.applied(work.target.mapping, document, sent)
+        work.document, work.left_out = profiles.fitting(sent, work.target.profile)
+        work.name = work.document["userName"]
     else:
         work.document = render.group(row.id, row.name)
     work.digest = render.digest(work.document)

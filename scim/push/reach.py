@@ -112,8 +112,30 @@ def owed(batch: sa.FromClause) -> sa.Select[Any]:
     retargeted = sa.select(*whole).join_from(
         batch, ScimTarget, (ScimTarget.tenant_id == tenant) & (ScimTarget.id == changed.resource_id)
     )
-    every = sa.union_all(pushes, reshaped, reassigned, retargeted).subquery("every")
+    every = sa.union_all(pushes, reshaped, reassigned, retargeted, *_outer(tenant, batch)).subquery("every")
     return sa.select(every)
+
+
+def _outer(tenant: str, batch: sa.FromClause) -> tuple[Any, Any]:
+    """Groups that hold the members of the batch's groups as their own, where groups in groups are flattened."""
+    flattening = (ScimTarget.tenant_id == tenant) & ScimTarget.flattens
+    asks = sa.exists(sa.select(ScimTarget.id).where(flattening))
+    starts = sa.select(batch.c.resource_id).where(batch.c.name.in_(_RESHAPING), asks)
+    above = groups_above(tenant, starts, name="outer_groups")
+    groups = (
+        sa.select(
+            ScimTarget.id.label("target_id"),
+            sa.literal("Group").label("resource_type"),
+            TargetResource.resource_id.label("resource_id"),
+            sa.literal("push").label("task"),
+            sa.literal(GROUPS).label("lane"),
+        )
+        .join(TargetResource, (TargetResource.tenant_id == tenant) & (TargetResource.target_id == ScimTarget.id))
+        .where(flattening, TargetResource.resource_type == "Group", TargetResource.state.in_(("creating", "present")))
+    )
+    gone = sa.exists(sa.select(batch.c.resource_id).where(batch.c.name == "group.removed"))
+    # What a removed group was in is no longer known: all are looked at.
+    return groups.where(TargetResource.resource_id.in_(sa.select(above.c.id))), groups.where(gone)
 
 
 def _assigned(tenant: str, batch: sa.FromClause) -> sa.CompoundSelect[Any]:
@@ -187,7 +209,12 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
     """
     here = reached(tenant, target).cte("here")
     there = (
-        sa.select(TargetResource.resource_id, TargetResource.resource_type, TargetResource.state)
+        sa.select(
+            TargetResource.resource_id,
+            TargetResource.resource_type,
+            TargetResource.state,
+            TargetResource.sent_revision.label("revision"),
+        )
         .where(TargetResource.tenant_id == tenant, TargetResource.target_id == target.id)
         .cte("there")
     )
@@ -198,6 +225,10 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
     differs = sa.or_(
         back & queued.status.is_distinct_from("failed") & there.c.state.is_distinct_from("present"),
         back & sa.or_(queued.status.in_(("held", "muted")), queued.approved),
+        here.c.id.is_not(None)
+        & there.c.state.in_(("present", "disabled"))
+        & (there.c.revision != target.revision)
+        & sa.or_(queued.status.is_(None), queued.status == "pending"),
         losing(target, here, there) & sa.or_(queued.status.is_(None), queued.status.in_(("pending", "failed"))),
     )
     page = (

@@ -49,8 +49,10 @@ def additions(members: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     return [{"op": "add", "path": "members", "value": list(members)}]
 
 
-def removals(remote_ids: Sequence[str]) -> list[dict[str, Any]]:
+def removals(remote_ids: Sequence[str], by: str = "path") -> list[dict[str, Any]]:
     """The PATCH operations that end these memberships: each names its member, none the whole list."""
+    if by == "value":
+        return [{"op": "remove", "path": "members", "value": [{"value": id} for id in remote_ids]}]
     return [{"op": "remove", "path": f"members[value eq {orjson.dumps(id).decode()}]"} for id in remote_ids]
 
 

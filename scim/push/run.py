@@ -32,11 +32,14 @@ from scim.client import TargetClient
 
 from . import credential, outbox, plan, reach
 from .delivery import Channel, carry_out
+from .together import batches, carry_out_together
 from .work import LEASE, Outcome, Target, Work, read_target
 
 CONNECTIONS = 8
 _WINDOW = 4 * CONNECTIONS
 """Works claimed at a time: enough to keep the connections busy, few enough to lose little to a kill."""
+_BULK_WINDOW = 2_000
+"""Works claimed at a time where many go in one request."""
 _TARGETS = 16
 _ATTEMPTS = 5
 _STANDARD_PORTS = {"postgresql+psycopg": 5432, "redis": 6379, "rediss": 6379, "http": 80, "https": 443}
@@ -75,7 +78,7 @@ class _Run:
         self.stopping = stopping
         self.tally = Tally()
         self.channels: dict[tuple[str, str, str, str], Channel] = {}
-        self.flying: dict[Future[Outcome | None], Work] = {}
+        self.flying: dict[Future[list[Outcome]], list[Work]] = {}
         self.renewed = time.monotonic()
 
     def run(self) -> Tally:
@@ -97,7 +100,7 @@ class _Run:
         if self.stopping():
             self._stop()
             return False
-        left = self.limit is None or self.tally.worked + len(self.flying) < self.limit
+        left = self.limit is None or self.tally.worked + self._in_flight() < self.limit
         return left and time.monotonic() < self.deadline
 
     def _stop(self) -> None:
@@ -107,16 +110,19 @@ class _Run:
 
     def _take(self, pool: ThreadPoolExecutor, room: int) -> bool:
         """Claim up to so many works, a share for each target; whether there was anything to do."""
-        before = self.tally.worked + len(self.flying)
+        before = self.tally.worked + self._in_flight()
         targets = outbox.due_targets(_TARGETS)
         for scope, target_id in targets:
             share = max(1, room // len(targets))
             with self._keeping_apart(scope, target_id):
-                for channel, work in self._claim(scope, target_id, share):
-                    self.flying[pool.submit(_fly, self.app, work, channel)] = work
-        return self.tally.worked + len(self.flying) > before
+                for channel, works in self._claim(scope, target_id, share):
+                    self.flying[pool.submit(_fly, self.app, works, channel)] = works
+        return self.tally.worked + self._in_flight() > before
 
-    def _claim(self, scope: Scope, target_id: str, share: int) -> list[tuple[Channel, Work]]:
+    def _in_flight(self) -> int:
+        return sum(map(len, self.flying.values()))
+
+    def _claim(self, scope: Scope, target_id: str, share: int) -> list[tuple[Channel, list[Work]]]:
         """Claimed and decided in one transaction; expansions are carried out on the spot."""
         with unit(scope):
             try:
@@ -126,6 +132,11 @@ class _Run:
                 return []
             if target is None:
                 return []
+            channel = self._channel(target)
+            if target.stale and not channel.probed:
+                return self._probe(target, channel)
+            if channel.takes_bulk and target.profile.bulk_operations:
+                share = min(share * target.profile.bulk_operations, _BULK_WINDOW)
             works = outbox.claim(target, share)
             to_send, already = plan.prepare(target, [work for work in works if work.task == "push"])
             if already:
@@ -134,8 +145,14 @@ class _Run:
         for work in works:
             if work.task == "expand":
                 self._expand(work)
-        channel = self._channel(target)
-        return [(channel, work) for work in to_send]
+        return [(channel, batch) for batch in batches(to_send, channel, CONNECTIONS)]
+
+    def _probe(self, target: Target, channel: Channel) -> list[tuple[Channel, list[Work]]]:
+        """Before anything is claimed: what it can do says in which form it is sent."""
+        if channel.probing:
+            return []
+        channel.probing = True
+        return [(channel, [Work(target, reach.WHOLE, target.id, "probe", 0, 0, 0, None, False, deed="probe")])]
 
     def _expand(self, work: Work) -> None:
         """Page by page, each with its cursor in one transaction; the rest is anybody's who claims it next."""
@@ -160,13 +177,16 @@ class _Run:
         done, _ = wait(self.flying, timeout=LEASE / 6, return_when=FIRST_COMPLETED)
         landed: dict[str, list[Outcome]] = defaultdict(list)
         for future in done:
-            work = self.flying.pop(future)
-            outcome = future.result()
-            if outcome is None:
-                self.tally.outcomes["lost"] += 1
-            else:
-                landed[work.target.id].append(outcome)
+            works = self.flying.pop(future)
+            if works[0].task == "probe":
+                continue
+            outcomes = future.result()
+            if len(outcomes) < len(works):
+                self.tally.outcomes["lost"] += len(works) - len(outcomes)
+            landed[works[0].target.id] += outcomes
         for target_id, outcomes in landed.items():
+            if not outcomes:
+                continue
             with self._keeping_apart(outcomes[0].work.target.scope, target_id):
                 self._settle(outcomes)
 
@@ -210,8 +230,8 @@ class _Run:
             return
         self.renewed = time.monotonic()
         by_target: dict[str, list[Work]] = defaultdict(list)
-        for work in self.flying.values():
-            by_target[work.target.id].append(work)
+        for works in self.flying.values():
+            by_target[works[0].target.id] += works
         for works in by_target.values():
             asked = time.monotonic()
             with unit(works[0].target.scope):
@@ -230,13 +250,17 @@ class _Run:
         return known
 
 
-def _fly(app: Flask, work: Work, channel: Channel) -> Outcome | None:
+def _fly(app: Flask, works: list[Work], channel: Channel) -> list[Outcome]:
+    first = works[0]
     with app.app_context(), acting(system("push")):
         try:
-            return carry_out(work, channel)
+            if len(works) > 1:
+                return carry_out_together(works, channel)
+            outcome = carry_out(first, channel)
+            return [] if outcome is None else [outcome]
         except Exception:
-            log.exception("push of %s to %s", work.resource_id, work.target.id, extra={"tenant": work.target.tenant})
-            return Outcome(work, "later", problem=_OURS)
+            log.exception("push of %s to %s", first.resource_id, first.target.id, extra={"tenant": first.target.tenant})
+            return [Outcome(work, "later", problem=_OURS) for work in works]
 
 
 def _attempt(scope: Scope, action: Any) -> None:
