@@ -1,7 +1,8 @@
 """The commands that move a directory (import a file, export one, run a sync) and those that turn the signing keys.
 
 Owns their options, the progress they show (a bar on a terminal, a line of JSON per event with `--json`) and their exit
-status: 0 done, 3 removals are held, 1 failed, 2 could not begin. The work is `sync`'s, `scim.archive`'s and `keys`'.
+status: 0 done, 3 removals are held or lines were refused, 1 failed, 2 could not begin. The work is `sync`'s,
+`scim.archive`'s and `keys`'.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,7 @@ from broker.app import running_app
 from broker.context import Scope
 from broker.db import platform_scope, unit
 from broker.errors import Problem
-from broker.models import IdentityProvider, SyncRun, Tenant
+from broker.models import ArchiveRefusal, ArchiveRun, IdentityProvider, SyncRun, Tenant
 from broker.registry import providers
 from broker.sync import Order, SyncProgress
 from connectors import kinds
@@ -45,6 +46,9 @@ from scim import archive
 
 _STATUS = {"done": 0, "held": 3, "failed": 1}
 _SHOWN = ("read", "created", "updated", "unchanged", "disabled", "removed", "skipped", "held_removals")
+_TAKEN = ("line", "total", "created", "unchanged", "refused")
+_REFUSED = 100
+"""Refusals that are shown; the run has them all."""
 _PATIENCE = sync.LEASE.total_seconds() + 2
 """Seconds to wait for a run that died: as long as its lease may last."""
 
@@ -59,12 +63,13 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would ch
 @dry_run_option
 @json_option
 def import_file(file: Path, provider_id: str | None, slug: str | None, dry_run: bool, as_json: bool) -> None:
-    """Read FILE, an LDIF export, as a full pass of a provider."""
-    if slug is not None or file.suffix == ".ndjson":
-        _refuse("NDJSON archives are not available; an LDIF export is read with --provider")
-    if provider_id is None:
-        _refuse("name the provider: --provider idp_…")
+    """Read FILE: an LDIF export as a full pass of a provider, or an archive (NDJSON) into a tenant."""
+    if (slug is None) == (provider_id is None):
+        _refuse("name the tenant of an archive (--tenant …) or the provider of an LDIF export (--provider idp_…)")
     with _ready():
+        if slug is not None:
+            sys.exit(_take(_scope_of_tenant(slug), file, dry_run, as_json))
+        assert provider_id is not None
         scope = _scope_of_provider(provider_id)
         feed = _feed(scope, provider_id, file)
         status = _read(scope, provider_id, feed, Order(dry_run=dry_run), as_json)
@@ -77,11 +82,17 @@ def import_file(file: Path, provider_id: str | None, slug: str | None, dry_run: 
 @click.option("--provider", "provider_id", help="Whose records; may be left out where the tenant has one directory.")
 @json_option
 def export_file(file: Path, slug: str, provider_id: str | None, as_json: bool) -> None:
-    """Write to FILE, as LDIF, what a provider said, without loss."""
-    if file.suffix == ".ndjson":
-        _refuse("NDJSON archives are not available; name the file *.ldif")
+    """Write to FILE, without loss, what a provider said (*.ldif), or the whole tenant (*.ndjson)."""
+    whole = file.suffix == ".ndjson"
+    if whole and provider_id is not None:
+        _refuse("an archive is of the whole tenant: leave --provider out, or name the file *.ldif")
     with _ready():
         scope = _scope_of_tenant(slug)
+        if whole:
+            with _bar(as_json, MofNCompleteColumn()) as show:
+                counts = archive.export_archive(scope, file, lambda done, total: show(done, total, done))
+            _tell_archive(counts, file, as_json)
+            return
         chosen = _provider_of(scope, provider_id)
         with _bar(as_json, MofNCompleteColumn()) as show:
             written = archive.export_ldif(scope, chosen, file, lambda done, total: show(done, total, done))
@@ -153,7 +164,9 @@ def _ready() -> Iterator[None]:
         with running_app(), context.acting(context.system("operator")):
             yield
     except Problem as problem:
-        _refuse(problem.detail)
+        _refuse("; ".join([problem.detail, *(f"{where}: {' '.join(told)}" for where, told in problem.errors.items())]))
+    except archive.Broken as broken:
+        _refuse(str(broken))
     except Misconfigured as flaw:
         _refuse(str(flaw))
     except OSError as error:
@@ -211,6 +224,45 @@ def _read(scope: Scope, provider_id: str, feed: ChangeFeed, order: Order, as_jso
         run = session.get_one(SyncRun, (scope.tenant_id, run_id))
         _tell_outcome(run, as_json)
         return 3 if order.dry_run and run.hold_reason else _STATUS[run.status]
+
+
+def _take(scope: Scope, file: Path, dry_run: bool, as_json: bool) -> int:
+    """Import an archive before the operator's eyes; returns the exit status."""
+    with _bar(as_json, MofNCompleteColumn()) as show:
+
+        def watch(run: ArchiveRun) -> None:
+            if as_json:
+                _line("progress", **{name: getattr(run, name) for name in _TAKEN})
+            else:
+                show(run.line, run.total, run.line)
+
+        run = archive.import_archive(scope, file, dry_run=dry_run, progress=watch)
+    with unit(scope) as session:
+        refused = session.scalars(
+            sa.select(ArchiveRefusal).where(ArchiveRefusal.run_id == run.id).order_by(ArchiveRefusal.no).limit(_REFUSED)
+        ).all()
+        for one in refused:
+            if as_json:
+                _line("refused", line=one.line, path=one.path, detail=one.detail)
+            else:
+                click.echo(f"line {one.line}, {one.path}: {one.detail}")
+    numbers = {name: getattr(run, name) for name in _TAKEN}
+    if as_json:
+        _line(run.status, run_id=run.id, dry_run=run.dry_run, **numbers)
+    else:
+        table = Table(run.id, "dry run" if run.dry_run else run.status)
+        for name, number in numbers.items():
+            table.add_row(name, str(number))
+        Console(soft_wrap=True, highlight=False).print(table)
+    return 3 if run.refused else 0
+
+
+def _tell_archive(counts: Mapping[str, int], file: Path, as_json: bool) -> None:
+    if as_json:
+        _line("done", counts=dict(counts), file=str(file))
+        return
+    told = ", ".join(f"{count} × {part.replace('_', ' ')}" for part, count in counts.items() if count)
+    click.echo(f"{told or 'nothing'} in {file}")
 
 
 @contextmanager

@@ -68,6 +68,8 @@ class Action(StrEnum):
     DIRECTORY_READ = "directory.read"
     DIRECTORY_WRITE = "directory.write"
     DIRECTORY_PIN = "directory.pin"
+    ARCHIVE_READ = "archive.read"
+    ARCHIVE_WRITE = "archive.write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +186,20 @@ RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.DIRECTORY_READ: (*TENANT, provisions, house),
     Action.DIRECTORY_WRITE: (*TENANT, provisions, house),
     Action.DIRECTORY_PIN: TENANT,
+    Action.ARCHIVE_READ: TENANT,
+    Action.ARCHIVE_WRITE: TENANT,
 }
 
 _ANY_CREDENTIAL = frozenset({Action.NOTHING_SECRET, Action.WHOAMI, Action.LAUNCHER_READ})
-_SCIM = frozenset({Action.DIRECTORY_READ, Action.DIRECTORY_WRITE, Action.DIRECTORY_PIN})
+_SCIM = frozenset(
+    {
+        Action.DIRECTORY_READ,
+        Action.DIRECTORY_WRITE,
+        Action.DIRECTORY_PIN,
+        Action.ARCHIVE_READ,
+        Action.ARCHIVE_WRITE,
+    }
+)
 
 
 def credential_allows(actor: Actor, action: Action) -> bool:

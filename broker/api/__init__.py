@@ -5,6 +5,7 @@ People, groups and units have one public shape, SCIM, and are not here.
 
 from broker.api import (
     applications,
+    archive,
     auth,
     documents,
     domains,
@@ -28,6 +29,7 @@ from broker.api.door import api, render
 __all__ = [
     "api",
     "applications",
+    "archive",
     "auth",
     "documents",
     "domains",

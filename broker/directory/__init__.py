@@ -2,6 +2,18 @@
 
 from .admission import Admission
 from .outcome import EXPLICIT, Loss, Outcome, Skip, members_lost
+from .restoring import Part, Refusal, Restored
 from .service import Directory
 
-__all__ = ["EXPLICIT", "Admission", "Directory", "Loss", "Outcome", "Skip", "members_lost"]
+__all__ = [
+    "EXPLICIT",
+    "Admission",
+    "Directory",
+    "Loss",
+    "Outcome",
+    "Part",
+    "Refusal",
+    "Restored",
+    "Skip",
+    "members_lost",
+]

@@ -123,6 +123,11 @@ _INSERT = sa.text(
     f"INSERT INTO resources (tenant_id, {_NAMES}) SELECT :tenant, {_CASTS} "  # noqa: S608 - names of our own columns
     f"FROM unnest({_ARRAYS}) AS u({_NAMES})"
 )
+_RESTORE = sa.text(
+    f"INSERT INTO resources (tenant_id, created_at, updated_at, {_NAMES}) "  # noqa: S608 - names of our own columns
+    f"SELECT :tenant, u.created_at, u.updated_at, {_CASTS} FROM unnest(CAST(:created_at AS timestamptz[]), "
+    f"CAST(:updated_at AS timestamptz[]), {_ARRAYS}) AS u(created_at, updated_at, {_NAMES})"
+)
 _CHANGING = [name for name in _COLUMNS if name not in ("id", "type")]
 _UPDATE = sa.text(
     "UPDATE resources r SET updated_at = now(), "  # noqa: S608 - names of our own columns
@@ -180,6 +185,14 @@ def load(tenant: str, wanted: Sequence[str], *, lock: bool = True, removed: bool
 def insert(tenant: str, rows: Sequence[Row]) -> None:
     if rows:
         db.session().execute(_INSERT, arrays({"tenant": tenant, **_columns(rows)}))
+        _write_index(tenant, rows)
+
+
+def restore(tenant: str, rows: Sequence[Row], made: Sequence[datetime], changed: Sequence[datetime]) -> None:
+    """Insert rows with the moments they were made and last changed elsewhere."""
+    if rows:
+        moments = {"created_at": list(made), "updated_at": list(changed)}
+        db.session().execute(_RESTORE, arrays({"tenant": tenant, **moments, **_columns(rows)}))
         _write_index(tenant, rows)
 
 

@@ -1,9 +1,9 @@
 """The directory: the only writer of users, groups, memberships, units and links.
 
-Four ways in: SCIM and administrators (`create`, `replace`, `remove`, `change_members`), a sign-in (`admit`), a sync
-(`apply`, then `take_away` once the guard agrees), and the clock (`expire_due`). Every method compares, writes only what
-differs, and records events in the same transaction: no difference, no event. It works inside the caller's unit of work
-and never commits.
+Five ways in: SCIM and administrators (`create`, `replace`, `remove`, `change_members`), a sign-in (`admit`), a sync
+(`apply`, then `take_away` once the guard agrees), an archive (`restore`), and the clock (`expire_due`). Every method
+compares, writes only what differs, and records events in the same transaction: no difference, no event. It works inside
+the caller's unit of work and never commits.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from ..endings import DISABLED, end_all_of
 from ..errors import NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider
-from . import layers, links, mapping, members, names, references, removal, room, rows
+from . import layers, links, mapping, members, names, references, removal, restoring, room, rows
 from .admission import Admission, Arrival
 from .apply import PageOfChanges
 from .documents import MANAGER, PARENT, Values, apart, differing, flattened, holds_nul, put, stored_extras
 from .layers import Provider, Said
 from .news import Shown, Tally, tell_members, tell_shown
 from .outcome import Loss, Outcome
+from .restoring import Item, Part, Restored
 from .rows import Row, Unfit
 
 _LIVE = """
@@ -219,6 +220,14 @@ class Directory:
                 if not names.is_clash(error):
                     raise
             return page()
+
+    def restore(self, part: Part, items: Sequence[Item], *, guarded: frozenset[str] = frozenset()) -> Restored:
+        """Write what an archive says of one part; nothing that is here is overwritten.
+
+        `guarded`: whom only somebody with a wider role may link. Raises Conflict (`uniqueness`), LimitExceeded.
+        """
+        with directory_writes(), room.one_name_each():
+            return restoring.restore(self.tenant, part, items, guarded)
 
     def has_read(self, key: str, via_id: str) -> bool:
         """Whether the record of this key has been read from the upstream, and is somebody's."""

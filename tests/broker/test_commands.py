@@ -111,10 +111,11 @@ def test_what_cannot_begin_exits_with_two_and_one_line(scaikey: Command, acme: U
     absent = tmp_path / "absent.ldif"
     for arguments, complaint in (
         (("scim", "import", "--provider", "idp_nobody", acme.file), "there is no provider idp_nobody"),
-        (("scim", "import", acme.file), "name the provider"),
+        (("scim", "import", acme.file), "name the tenant of an archive"),
+        (("scim", "import", acme.file, "--tenant", "x", "--provider", "y"), "name the tenant of an archive"),
         (("scim", "import", "--provider", acme.provider_id, absent), "does not exist"),
-        (("scim", "import", "--tenant", acme.scope.slug, acme.file), "NDJSON archives are not available"),
-        (("scim", "export", "--tenant", acme.scope.slug, tmp_path / "x.ndjson"), "NDJSON archives are not available"),
+        (("scim", "import", "--tenant", acme.scope.slug, acme.file), "line 1: the line is not JSON"),
+        (("scim", "export", "--tenant", acme.scope.slug, "--provider", "x", tmp_path / "x.ndjson"), "leave --provider"),
         (("scim", "export", "--tenant", "nobody", absent), "there is no tenant nobody"),
         (("scim", "export", "--tenant", acme.scope.slug, "--provider", "idp_x", absent), "no directory idp_x"),
         (("scim", "export", "--tenant", acme.scope.slug, tmp_path / "no" / "x.ldif"), "No such file or directory"),
@@ -190,3 +191,36 @@ def test_changed_settings_show_what_they_would_do(scaikey: Command, followed: tu
         via.config = {**scripted.CONFIG, "base_dn": "OU=Other,DC=corp"}
     status, out, _ = scaikey("sync", "run", acme.provider_id)
     assert status == 3 and "Nothing was changed" in out and "configuration has changed" in out
+
+
+def test_a_tenant_goes_into_another_one(scaikey: Command, acme: Upstream, world: World, tmp_path: Path):
+    acme.read(people(8))
+    file = tmp_path / "acme.ndjson"
+    status, out, _ = scaikey("scim", "export", "--tenant", acme.scope.slug, file)
+    assert (status, out) == (0, f"1 × provider, 8 × resource, 8 × reference, 8 × link in {file}\n")
+    into = ("scim", "import", "--tenant", world.globex.slug, file)
+    status, _, errors = scaikey(*into)
+    assert (status, "line 2, /name: Make an identity provider of kind ldap" in errors) == (2, True)
+    make_provider(world.globex)
+    there = Upstream(world.globex, "", tmp_path)
+    status, out, _ = scaikey(*into, "--dry-run", "--json")
+    assert (status, json.loads(out.splitlines()[-1])["created"], there.present()) == (0, 24, {})
+    status, out, _ = scaikey(*into)
+    assert (status, there.present()) == (0, {"User": 8})
+    status, out, _ = scaikey(*into, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["event"] for line in lines] == ["progress"] * 4 + ["done"]
+    assert (lines[-1]["created"], lines[-1]["unchanged"]) == (0, 25)
+
+
+def test_what_an_archive_could_not_bring_is_shown_and_exits_with_three(
+    scaikey: Command, acme: Upstream, world: World, tmp_path: Path
+):
+    acme.read(people(2))
+    file = tmp_path / "acme.ndjson"
+    scaikey("scim", "export", "--tenant", acme.scope.slug, file)
+    there = Upstream(world.globex, make_provider(world.globex, "Other"), tmp_path)
+    there.read(people(1))
+    make_provider(world.globex)
+    status, out, _ = scaikey("scim", "import", "--tenant", world.globex.slug, file)
+    assert (status, "line 3, /name: This userName is somebody else's." in out) == (3, True)

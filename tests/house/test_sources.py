@@ -89,6 +89,7 @@ PUT_TOGETHER = {
     ("broker/migrations/versions/0002_walls.py", "upgrade"): "our own tables",
     ("broker/migrations/versions/0002_walls.py", "finder"): "our own functions",
     ("broker/migrations/versions/0003_sign_in.py", "walls"): "our own tables",
+    ("broker/migrations/versions/0009_archives.py", "upgrade"): "our own tables",
     ("broker/migrations/versions/0003_sign_in.py", "finder"): "our own functions",
     ("oidc/families.py", "_run"): "one of the constants above it",
     ("scim/columns.py", "_relation"): "our own columns",

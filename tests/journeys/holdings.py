@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from flask import Flask
 
@@ -22,6 +23,8 @@ from broker.db import db, directory_writes, platform_scope, unit
 from broker.directory import Directory
 from broker.models import (
     Application,
+    ArchiveRefusal,
+    ArchiveRun,
     Base,
     Delivery,
     Domain,
@@ -323,7 +326,11 @@ def _history(holding: Holding, things: Mapping[str, str]) -> dict[str, str]:
         )
         session.add(link)
         session.flush()
-        session.add(LinkRecord(**tenant, link_no=link.no, record=mark.encode()))
+        session.add(LinkRecord(**tenant, link_no=link.no, record=orjson.dumps([[["cn", [mark]]], []])))
+        imported = ids.new("arc")
+        session.add(ArchiveRun(**tenant, id=imported, digest=b"\0", total=1, problem=mark, requested_by=mark))
+        session.flush()
+        session.add(ArchiveRefusal(**tenant, run_id=imported, line=1, path="/id", detail=mark))
         for run in runs:
             numbers = {"kind": "full", "status": "held", "held_removals": 1, "skipped": 1}
             words = {"hold_reason": mark, "problem": mark, "plan": [mark], "requested_by": mark}
@@ -347,7 +354,7 @@ def _history(holding: Holding, things: Mapping[str, str]) -> dict[str, str]:
         owed = {"target_id": things["target"], "resource_type": "User", "resource_id": things["member"]}
         session.add(Delivery(**tenant, **owed, status="held", problem=mark))
         session.add(TargetResource(**tenant, **owed, remote_id=mark, state="present", problem=mark))
-    return {"run": runs[0], "second run": runs[1], "waiting run": waiting}
+    return {"run": runs[0], "second run": runs[1], "waiting run": waiting, "archive run": imported}
 
 
 def _share(realm: Realm) -> None:

@@ -19,6 +19,8 @@ from flask import Flask
 from broker import doors, ids
 from broker.doors import Route
 from broker.policy import Action
+from scim.archive.lines import header
+from tests.archives import sealed
 from tests.journeys.holdings import Holding
 
 Things = Mapping[str, str]
@@ -34,6 +36,7 @@ _PARAMETER = re.compile(r"<(?:[^:<>]*(?:\([^)]*\))?:)?(\w+)>")
 _ANY = re.compile(r"<any\([^)]*\):endpoint>")
 _KIND = {
     "application_id": "application",
+    "archive_run_id": "archive run",
     "domain_id": "domain",
     "provider_id": "provider",
     "run_id": "run",
@@ -73,6 +76,7 @@ def _managed(name: str) -> Callable[[Things], Any]:
     return lambda o: {"userName": f"{name}-{o['user'][-8:]}", ENTERPRISE: {"manager": {"value": o["member"]}}}
 
 
+EMPTY_ARCHIVE = sealed([header("tnt_none", "none", {})])
 NONE = Body(lambda o: None)
 _SEARCH = Body(
     lambda o: {"schemas": ["urn:ietf:params:scim:api:messages:2.0:SearchRequest"], "filter": f'id eq "{o["group"]}"'}
@@ -86,6 +90,7 @@ BODIES: dict[tuple[str, str], Body] = {
     ),
     ("PATCH", "/applications/<application_id>/assignments/<assignment_id>"): Body(lambda o: {"roles": ["changed"]}),
     ("POST", "/applications/<application_id>/secrets"): Body(lambda o: {"overlap": 60}),
+    ("POST", "/archive"): Body(lambda o: EMPTY_ARCHIVE),
     ("POST", "/auth/introspect"): Body(lambda o: {"token": o.get("token", "skt_nobody")}),
     ("POST", "/domains"): Body(lambda o: {"name": "new.example"}),
     ("PATCH", "/domains/<domain_id>"): Body(lambda o: {"verified": True}),
@@ -302,11 +307,13 @@ def compose(
     rule = rule.replace("Schemas/<name>", f"Schemas/{USER}").replace("<name>", "User")
     prefix = f"/scim/v2/{where['slug']}" if template.route.context == "slug" else "/api/v1"
     content = template.body.make(body if body is not None else path)
+    if content is None or isinstance(content, bytes):
+        encoded: bytes | None = content
+    else:
+        encoded = orjson.dumps(content)
     if content is not None:
-        sent.append(("Content-Type", "application/json"))
-    return Request(
-        template.method, prefix + rule, query, tuple(sent), None if content is None else orjson.dumps(content)
-    )
+        sent.append(("Content-Type", "application/x-ndjson" if encoded is content else "application/json"))
+    return Request(template.method, prefix + rule, query, tuple(sent), encoded)
 
 
 def knock(app: Flask, request: Request) -> Answer:

@@ -42,6 +42,7 @@ _PREFIX = {
     "role assignment": "rol",
     "provider": "idp",
     "run": "run",
+    "archive run": "arc",
     "target": "tgt",
     "scim token": "sct",
     "pat": "pat",

@@ -68,11 +68,12 @@ def upgrade() -> None:
         execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO scaikey_app")
         execute(f"CREATE POLICY tenant ON {name} USING (tenant_id = {TENANT}) WITH CHECK (tenant_id = {TENANT})")
     # Ids are unique in the installation; whose they are is not told.
-    execute(
-        "CREATE FUNCTION scaikey_find_elsewhere(wanted text[]) RETURNS TABLE (id text) LANGUAGE sql STABLE "
-        "SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$ "
-        f"SELECT r.id FROM resources r WHERE r.id = ANY(wanted) AND r.tenant_id <> {TENANT} $$"
-    )
+    execute("""
+        CREATE FUNCTION scaikey_find_elsewhere(wanted text[]) RETURNS TABLE (id text) LANGUAGE sql STABLE
+        SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+            SELECT r.id FROM resources r
+            WHERE r.id = ANY(wanted) AND r.tenant_id <> current_setting('scaikey.tenant', true) $$
+    """)
     execute("REVOKE ALL ON FUNCTION scaikey_find_elsewhere(text[]) FROM PUBLIC")
     execute("GRANT EXECUTE ON FUNCTION scaikey_find_elsewhere(text[]) TO scaikey_app, scaikey_platform")
     execute("ALTER FUNCTION scaikey_find_elsewhere(text[]) OWNER TO scaikey_platform")

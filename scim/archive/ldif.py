@@ -90,7 +90,7 @@ def export_ldif(scope: Scope, provider_id: str, path: Path, progress: Callable[[
     are written. Raises OSError.
     """
     where = {"tenant": scope.tenant_id, "via": provider_id}
-    with unit(scope) as session, _replacing(path) as file:
+    with unit(scope) as session, replacing(path) as file:
         # One snapshot for all pages: a sync that commits meanwhile is in it as a whole or not at all.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         total, written = session.execute(_COUNT, where).scalar_one(), 0
@@ -113,7 +113,8 @@ def export_ldif(scope: Scope, provider_id: str, path: Path, progress: Callable[[
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of the one at `path` when the block ends, or leaves it as it was."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     try:
