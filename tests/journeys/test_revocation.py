@@ -16,9 +16,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from html import unescape
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
@@ -41,6 +42,7 @@ VERIFIER = "v" * 43
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 ONWARD = re.compile(r'href="(http[^"]+)"')
 pytestmark = pytest.mark.timeout(300)
+BULK = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 ENOUGH = 3
 """Answers of each process to each use, before and after."""
@@ -74,6 +76,11 @@ class Stage:
     def observer(self) -> str:
         """A token that may introspect, of an administrator nothing happens to."""
         return str(self.pat(self.administrator()[0])["token"])
+
+    @cached_property
+    def upstream(self) -> str:
+        """A SCIM token."""
+        return str(self.tenant.admin.post("/scim-tokens", {"name": "HR"})["token"])
 
     @cached_property
     def wiki(self) -> Json:
@@ -375,16 +382,119 @@ def switch_off(running: Live, what: str, deed: Callable[[], object], mine: Mappi
     assert all(use.accepted for use in load.seen["the twin"]), "the twin was refused"
 
 
-def test_a_disabled_person_is_out_with_the_answer(running: Live, acme: Stage, twin: Twin) -> None:
+def in_bulk(method: str, person: Person, data: Json | None) -> Json:
+    operation = {"method": method, "path": f"/Users/{person.id}"}
+    return {"schemas": [BULK], "Operations": [operation if data is None else {**operation, "data": data}]}
+
+
+def patch(**operation: Any) -> Json:
+    return {"schemas": [PATCH_OP], "Operations": [operation]}
+
+
+Way = Callable[[Person], tuple[str, str, Json | None]]
+DEPROVISIONED: Mapping[str, Way] = {
+    "PATCH": lambda one: ("PATCH", f"/Users/{one.id}", patch(op="replace", path="active", value=False)),
+    "PATCH without a path": lambda one: ("PATCH", f"/Users/{one.id}", patch(op="replace", value={"active": False})),
+    "PATCH as Entra writes it": lambda one: (
+        "PATCH",
+        f"/Users/{one.id}",
+        patch(op="Replace", path="active", value="False"),
+    ),
+    "PUT": lambda one: ("PUT", f"/Users/{one.id}", {"userName": one.name, "active": False}),
+    "Bulk": lambda one: ("POST", "/Bulk", in_bulk("PATCH", one, patch(op="replace", path="active", value=False))),
+}
+"""How an upstream that pushes says that somebody has left, and its SCIM token may say it of an administrator too."""
+DELETED: Mapping[str, Way] = {
+    "DELETE": lambda one: ("DELETE", f"/Users/{one.id}", None),
+    "DELETE in bulk": lambda one: ("POST", "/Bulk", in_bulk("DELETE", one, None)),
+}
+
+
+def deprovision(acme: Stage, person: Person, way: str) -> None:
+    """As that upstream says it; only an administrator deletes another one."""
+    method, path, body = {**DEPROVISIONED, **DELETED}[way](person)
+    door = acme.tenant.scim if way in DELETED else replace(acme.tenant.scim, token=acme.upstream)
+    must(door.ask(method, path, body))
+
+
+@pytest.mark.parametrize("way", ["PATCH", "DELETE"])
+def test_who_is_deprovisioned_is_out_with_the_answer(running: Live, acme: Stage, twin: Twin, way: str) -> None:
     alice = Seat(acme, acme.person(), acme.wiki)
-    change = {"schemas": [PATCH_OP], "Operations": [{"op": "replace", "path": "active", "value": False}]}
     switch_off(
         running,
-        "a person, active: false over SCIM",
-        lambda: must(acme.tenant.scim.ask("PATCH", f"/Users/{alice.person.id}", change)),
+        f"a person, over SCIM: {way}",
+        lambda: deprovision(acme, alice.person, way),
         {**alice.by_everything(), **alice.by_pat(acme.pat(alice.person.id)["token"])},
         twin,
     )
+
+
+@pytest.mark.parametrize("way", [*DEPROVISIONED, *DELETED])
+def test_every_way_to_deprovision_somebody_ends_everything(running: Live, acme: Stage, way: str) -> None:
+    alice = Seat(acme, acme.person(), acme.wiki)
+    uses = {**alice.by_everything(), **alice.by_pat(acme.pat(alice.person.id)["token"])}
+    lines = running.lines()
+    assert {name for name, ask in uses.items() if not ask(lines[0])[1]} == set()
+    deprovision(acme, alice.person, way)
+    assert {name for name, ask in uses.items() for line in lines if ask(line)[1]} == set()
+    for line in lines:
+        line.close()
+
+
+def test_who_leaves_a_group_that_administers_administers_no_more_with_the_answer(
+    running: Live, acme: Stage, twin: Twin
+) -> None:
+    name = acme.name("person") + "@acme.example"
+    user_id = acme.tenant.person(name, PASSWORD)
+    group_id = acme.tenant.group(acme.name("Admins "), user_id)
+    acme.let_administer(group_id)
+    person = Person(user_id, name, acme.signed_in(username=name, password=PASSWORD))
+    alice = Seat(acme, person, acme.wiki)
+    uses = {**alice.by_token(), **alice.by_pat(acme.pat(user_id)["token"])}
+    lost = {use: ask for use, ask in uses.items() if use.startswith(("/api/v1", "/scim/v2"))}
+    switch_off(
+        running,
+        "a member of a group that holds an admin role, over SCIM",
+        lambda: must(
+            acme.tenant.scim.ask(
+                "PATCH", f"/Groups/{group_id}", patch(op="remove", path=f'members[value eq "{user_id}"]')
+            )
+        ),
+        lost,
+        twin,
+    )
+    with closing(Line(running.house.base_url)) as line:
+        for use in ("userinfo", "whoami", "refresh", "whoami, PAT"):
+            assert uses[use](line)[1], f"{use}: somebody who administers no more is somebody still"
+
+
+def test_who_gets_the_name_of_somebody_deleted_inherits_nothing(running: Live, acme: Stage) -> None:
+    gone = Seat(acme, acme.person(), acme.wiki)
+    pat = acme.pat(gone.person.id)["token"]
+    group_id = acme.tenant.group(acme.name("Team "), gone.person.id)
+    admin, scim = acme.tenant.admin, acme.tenant.scim
+    admin.post(f"/applications/{acme.wiki['id']}/assignments", {"principal_id": gone.person.id, "roles": ["editor"]})
+    must(scim.ask("DELETE", f"/Users/{gone.person.id}"))
+    heir_id = acme.tenant.person(gone.person.name, "another password entirely")
+    assert heir_id != gone.person.id
+    assert scim.ask("GET", f"/Users/{gone.person.id}").status == 404
+    with closing(Line(running.house.base_url)) as line:
+        for name, ask in {**gone.by_everything(), **gone.by_pat(pat)}.items():
+            assert not ask(line)[1], name
+    assert not scim.get(f"/Users/{heir_id}").get("groups")
+    assert heir_id not in str(scim.get(f"/Groups/{group_id}"))
+    assert gone.person.id not in str(scim.get(f"/Groups/{group_id}"))
+    for path in (
+        f"/role-assignments?principal_id={heir_id}",
+        f"/applications/{acme.wiki['id']}/assignments?principal_id={heir_id}",
+        f"/personal-access-tokens?user_id={heir_id}",
+        f"/sessions?user_id={heir_id}",
+    ):
+        assert list(admin.items(path)) == [], path
+    browser = Browser(stops_at=CALLBACK)
+    browser.open(f"{acme.tenant.pages}/sign-in")
+    browser.submit(username=gone.person.name, password=PASSWORD)
+    assert not browser.url.endswith("/apps"), "the password of who is gone opens nothing"
 
 
 def test_a_suspended_tenant_is_out_with_the_answer(running: Live, twin: Twin) -> None:
