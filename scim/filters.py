@@ -83,12 +83,7 @@ def conditions(resource_types: Sequence[str], text: str) -> list[Sql]:
 def _condition(resource_type: str, text: str, lenient: bool) -> Sql:
     try:
         bound = _bound(resource_type, text)
-        depth, terms = _measure(bound.ast)
-        if depth > DEEPEST or terms > MOST_TERMS:
-            raise BadRequest(
-                f"The filter has more than {MOST_TERMS} terms, or is nested deeper than {DEEPEST}",
-                scim_type="invalidFilter",
-            )
+        _check_size(bound.ast, "invalidFilter")
         compiler = _Filter(resource_type, bound, lenient=lenient)
         found = compiler.visit(bound.ast)
         unknown = frozenset(compiler.unknown)
@@ -104,6 +99,7 @@ def members_where(text: str) -> tuple[str, Mapping[str, Any]]:
         node = bound.ast
         if not isinstance(node, grammar.ValuePath):
             raise BadRequest("The path selects no members", scim_type="invalidPath")
+        _check_size(node, "invalidPath")
         outer = _Filter("Group", bound)
         chosen = _Item(outer, outer.resolve(node.attr_path, compared=False)).visit(node.val_filter)
     except scim.SCIMException as error:
@@ -118,6 +114,14 @@ def members_where(text: str) -> tuple[str, Mapping[str, Any]]:
 
 def _bound(resource_type: str, text: str) -> scim.ScimFilter[Any]:
     return parametrize(scim.ScimFilter, MODELS[resource_type])(text)
+
+
+def _check_size(node: grammar.FilterNode, scim_type: str) -> None:
+    depth, terms = _measure(node)
+    if depth > DEEPEST or terms > MOST_TERMS:
+        raise BadRequest(
+            f"The filter has more than {MOST_TERMS} terms, or is nested deeper than {DEEPEST}", scim_type=scim_type
+        )
 
 
 def _measure(node: grammar.FilterNode) -> tuple[int, int]:

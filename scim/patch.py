@@ -37,6 +37,7 @@ from .storage import DirectoryStorage, check_membership, lock, members_of, write
 SERVICE = ScimService(PROVIDER, secret=secrets.token_bytes(32))
 MESSAGE = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 MOST_OPERATIONS = 1_000
+LONGEST_PATH = 65_536
 
 _MESSAGES: Mapping[str, type[scim.PatchOp[Any]]] = {name: parametrize(scim.PatchOp, MODELS[name]) for name in MODELS}
 _MEMBERS = re.compile(
@@ -133,6 +134,8 @@ def _operations(body: Any) -> list[dict[str, Any]]:
         operation["op"] = deed.lower() if isinstance(deed, str) else deed
         if operation["op"] not in ("add", "replace", "remove"):
             raise BadRequest("op is add, remove or replace", scim_type="invalidSyntax")
+        if isinstance(path := operation.get("path"), str) and len(path) > LONGEST_PATH:
+            raise BadRequest(f"A path is longer than {LONGEST_PATH} characters", scim_type="invalidPath")
     return operations
 
 

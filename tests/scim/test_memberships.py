@@ -153,6 +153,19 @@ def test_a_token_does_not_put_members_into_a_group_that_holds_a_role(acme: Scim,
     refused(plain.post("/GroupMembers", membership(group, ada)), 403)
 
 
+def test_what_a_path_may_select_members_by_has_a_size(acme: Scim) -> None:
+    ids = [acme.user(f"u{number}") for number in range(3)]
+    path = f"/Groups/{acme.group('g', *ids)}"
+
+    def remove(selected: str) -> Any:
+        return acme.patch(path, {"op": "remove", "path": f"members[{selected}]"})
+
+    refused(remove(" or ".join(['display sw "x"'] * 51)), 400, "invalidPath")
+    refused(remove("(" * 40_000 + 'value eq "x"' + ")" * 40_000), 400, "invalidPath")
+    by_name = " or ".join(f'value eq "{id}"' for id in [*ids[:2], *(house_ids.new("usr") for _ in range(500))])
+    assert [one["value"] for one in remove(by_name).json["members"]] == ids[2:]
+
+
 @pytest.fixture
 def large(acme: Scim, world: World) -> tuple[str, list[str]]:
     """A group of more members than are shown."""
