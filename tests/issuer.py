@@ -82,6 +82,8 @@ class Issuer:
         self.client_keys: KeySet | None = None
         self.asked: list[str] = []
         self.posted: list[dict[str, str]] = []
+        self.granted: list[str] = []
+        """Access tokens given for client credentials."""
         self._codes: dict[str, dict[str, str]] = {}
         self._access: dict[str, dict[str, Any]] = {}
 
@@ -116,6 +118,10 @@ class Issuer:
         asked = self._codes.pop(form.get("code", ""), None)
         if not self._is_client(form, authorization):
             return _json(401, {"error": "invalid_client", "error_description": "who are you?"})
+        if form.get("grant_type") == "client_credentials":
+            self.granted.append(secrets.token_urlsafe(24))
+            answer = {"access_token": self.granted[-1], "token_type": "Bearer", "expires_in": 3_600}
+            return _json(200, _changed(answer, self.token))
         challenge = encoded(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
         if (
             asked is None

@@ -161,6 +161,9 @@ class Receiver(Remote):
         super().__init__(base_url)
         self.asked: list[Asked] = []
         self.faults: list[Fault] = []
+        self.rules: list[Fault] = []
+        """Like faults, but for every request: what this kind of receiver does not do."""
+        self.accepts = {TOKEN}
         self.stored: dict[str, dict[str, dict[str, Any]]] = {"Users": {}, "Groups": {}}
         self.numbers = itertools.count(1)
         self.lock = threading.RLock()
@@ -188,6 +191,10 @@ class Receiver(Remote):
                 answer = fault(asked, lambda: self.act(asked))
                 if answer is not None:
                     self.faults.remove(fault)
+                    return answer
+            for rule in self.rules:
+                answer = rule(asked, lambda: self.act(asked))
+                if answer is not None:
                     return answer
         return self.act(asked)
 
@@ -298,7 +305,7 @@ def faulty_receiver(real: Remote | None = None) -> Iterator[Receiver]:
             parts = urlsplit(self.path)
             length = int(self.headers.get("Content-Length", 0))
             raw = self.rfile.read(length)
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            if self.headers.get("Authorization", "").removeprefix("Bearer ") not in receiver.accepts:
                 self.say(_error(401, "who are you?"))
                 return
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}

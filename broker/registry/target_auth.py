@@ -118,8 +118,8 @@ def _check_secret(name: str, given: Any) -> None:
         except ValueError:
             wanted = "Has to be an RSA key of 2048 bits or more, or an EC key, as unencrypted PEM or as JWK."
             raise ValidationFailed(errors={"auth.private_key": [wanted]}) from None
-    elif not given.isascii() or not given.isprintable() or (name == "token" and " " in given):
-        raise ValidationFailed(errors={"auth": [f"`{name}` must be printable ASCII without spaces."]})
+    elif name == "token" and (not given.isascii() or not given.isprintable() or " " in given):
+        raise ValidationFailed(errors={"auth": ["`token` must be printable ASCII without spaces."]})
 
 
 def _public(text: str) -> dict[str, Any]:

@@ -62,10 +62,8 @@ class Tenant:
     def target(self, remote: Remote, scope: str = "all", **values: Any) -> str:
         with unit(self.scope):
             application = applications.create({"name": "Wiki", "type": "web"})
-            auth = {"method": "bearer", "token": TOKEN}
-            made = targets.create(
-                {"application_id": application.id, "base_url": remote.base_url, "auth": auth, "scope": scope, **values}
-            )
+            given = {"application_id": application.id, "base_url": remote.base_url, "scope": scope}
+            made = targets.create({**given, "auth": {"method": "bearer", "token": TOKEN}, **values})
             self.application_id = application.id
             return made.id
 
