@@ -148,7 +148,7 @@ def test_no_secret_and_no_token_is_told(
     caplog.set_level(logging.DEBUG)
     acme.target(receiver, auth=auth(issuer, "client_secret_post"))
     receiver.fault(
-        "POST", "/Users", lambda asked, act: Answer(400, {"detail": f"not with {issuer.granted[-1]}"}), times=1
+        "POST", "/Users", lambda asked, act: Answer(400, {"detail": f"not with {issuer.granted[-1]}"}), times=9
     )
     acme.user("alice")
     drain()

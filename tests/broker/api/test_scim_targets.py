@@ -225,3 +225,96 @@ def test_resuming_heeds_if_match(cast: Cast) -> None:
     stale = cast.acme_admin.post(f"{path}/resume", headers={"If-Match": before})
     assert code(stale) == (412, "precondition_failed")
     assert cast.acme_admin.post(f"{path}/resume", headers={"If-Match": paused}).get_json()["status"] == "active"
+
+
+OAUTH = {
+    "method": "oauth2_client_credentials",
+    "token_url": "https://wiki.example/oauth/token",
+    "client_id": "us",
+    "client_secret": "hush",
+}
+
+
+def test_a_client_of_a_token_endpoint_shows_no_secret_and_keeps_it(cast: Cast) -> None:
+    target = make(cast.acme_admin, auth=OAUTH)
+    shown = {**OAUTH, "token_endpoint_auth_method": "client_secret_basic", "client_secret": "***"}
+    assert target["auth"] == shown
+    path = f"{PATH}/{target['id']}"
+    assert cast.acme_admin.patch(path, {"auth": {**shown, "scope": "scim"}}).get_json()["auth"]["scope"] == "scim"
+    with cast.client.application.app_context(), unit(cast.acme) as session:
+        assert target_auth.secret(session.get_one(ScimTarget, (cast.acme.tenant_id, target["id"]))) == "hush"
+    elsewhere = cast.acme_admin.patch(path, {"auth": {**shown, "token_url": "https://other.example/token"}})
+    assert code(elsewhere)[0] == 422 and "auth" in elsewhere.get_json()["errors"]
+
+
+def test_a_key_is_made_where_none_is_given_and_its_public_half_is_shown(cast: Cast) -> None:
+    without = {**OAUTH, "client_secret": None, "token_endpoint_auth_method": "private_key_jwt"}
+    given = {name: value for name, value in without.items() if value is not None}
+    target = make(cast.acme_admin, auth=given)
+    key = target["auth"]["public_key"]
+    assert (key["kty"], key["alg"], key["use"], target["auth"]["private_key"]) == ("RSA", "RS256", "sig", "***")
+    assert not {"d", "p", "q"} & set(key)
+    again = cast.acme_admin.patch(f"{PATH}/{target['id']}", {"auth": given}).get_json()
+    assert again["auth"]["public_key"] == key
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"client_id": None}, "auth.client_id"),
+        ({"token_url": "ftp://wiki.example"}, "auth.token_url"),
+        ({"token_url": "http://wiki.example/token"}, "auth.token_url"),
+        ({"client_secret": None}, "auth.client_secret"),
+        ({"token": "x"}, "auth.token"),
+        ({"token_endpoint_auth_method": "none"}, "auth.token_endpoint_auth_method"),
+        ({"token_endpoint_auth_method": "private_key_jwt"}, "auth.client_secret"),
+        (
+            {"token_endpoint_auth_method": "private_key_jwt", "client_secret": None, "private_key": "x"},
+            "auth.private_key",
+        ),
+    ],
+)
+def test_what_a_token_endpoint_needs_is_named(cast: Cast, change: dict[str, Any], wrong: str) -> None:
+    auth = {name: value for name, value in {**OAUTH, **change}.items() if value is not None}
+    refused = cast.acme_admin.post(PATH, new(cast.acme_admin, auth=auth))
+    assert code(refused)[0] == 422 and wrong in refused.get_json()["errors"], refused.get_json()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"to": "title"},
+        {"from": "title"},
+        {"from": "title", "to": "id"},
+        {"from": "title", "to": "active"},
+        {"from": "title", "to": "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User:manager"},
+        {"from": "title", "to": "nick name"},
+        {"from": "a[b", "to": "title"},
+        {"from": "title", "to": "title", "constant": "x"},
+        {"constant": {"a": 1}, "to": "title"},
+        {"constant": "x" * 501, "to": "title"},
+        {"constant": "x", "to": "title", "default": "y"},
+        {"from": "title", "to": "title", "transform": {"name": "eval"}},
+        {"from": "title", "to": "title", "transform": {"name": "join", "args": {"with": 1}}},
+        {"from": "title", "to": "title", "transform": "lower"},
+        {"from": 7, "to": "title"},
+        {"omit": "yes", "to": "title"},
+        {"from": "title", "to": "title", "also": 1},
+    ],
+)
+def test_a_mapping_that_cannot_work_is_refused_by_its_row(cast: Cast, row: dict[str, Any]) -> None:
+    good = {"from": "nickName", "to": "displayName"}
+    refused = cast.acme_admin.post(PATH, new(cast.acme_admin, mapping=[good, row]))
+    assert code(refused)[0] == 422 and list(refused.get_json()["errors"]) == ["mapping.1"], refused.get_json()
+
+
+def test_profile_mapping_and_nested_groups_are_kept_and_checked(cast: Cast) -> None:
+    rows = [{"from": "nickName", "to": "displayName", "transform": {"name": "lower"}, "default": "x"}]
+    kept = make(cast.acme_admin, profile="aws_iam_identity_center", mapping=rows, nested_groups="keep")
+    assert (kept["profile"], kept["mapping"], kept["nested_groups"]) == ("aws_iam_identity_center", rows, "keep")
+    plain = make(cast.acme_admin)
+    assert (plain["profile"], plain["mapping"], plain["capabilities"], plain["probed_at"]) == ("auto", [], {}, None)
+    for field, value in (("profile", "slack"), ("nested_groups", "maybe"), ("mapping", [rows[0], rows[0]])):
+        refused = cast.acme_admin.post(PATH, new(cast.acme_admin, **{field: value}))
+        assert code(refused)[0] == 422 and str(field) in str(refused.get_json()["errors"])
