@@ -64,6 +64,10 @@ serves(SCIMMY.Resources.Group, 'Groups', 'displayName');
 SCIMMY.Config.set('bulk', { supported: true, maxPayloadSize: 64 * 1024 * 1024 });
 const names = new Map();
 const app = express();
+// scimmy takes startIndex and count for numbers only, and nobody else makes numbers of them.
+app.set('query parser', (text) =>
+  Object.fromEntries([...new URLSearchParams(text)].map(([key, value]) => [key, /^\d+$/.test(value) ? Number(value) : value])),
+);
 app.use(
   '/:tenant/v2',
   new SCIMMYRouters({
