@@ -203,7 +203,7 @@ def process(command: list[str], environment: dict[str, str], server: Server, pro
     program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
     process = subprocess.Popen([program, *command[1:]], env=environment, stdin=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 connection = Connection(server.port)
@@ -218,7 +218,11 @@ def process(command: list[str], environment: dict[str, str], server: Server, pro
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def free_port() -> int:

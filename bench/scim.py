@@ -27,7 +27,7 @@ SCHEMA = "urn:ietf:params:scim:schemas:core:2.0:User"
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 GROUP = "urn:ietf:params:scim:schemas:core:2.0:Group"
 PATCH = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
-ROUNDS, SECONDS = 5, 0.3
+ROUNDS, SECONDS = 5, 1.5
 SIZES = (10, 1_000, 10_000, 100_000)
 PATIENCE = 10_000
 """Groups larger than this are changed at the peers in the first round only: one change takes them seconds."""
@@ -182,7 +182,7 @@ class Filled:
 
         timed("GET by id", asked([f"/Users/{people[n]}" for n in some]))
         timed("filter userName eq", asked([_by_name(n) for n in self.numbers(some)]))
-        timed("filter emails[type and value]", asked([_by_mail(n) for n in self.numbers(some)]))
+        timed("filter emails by type and value", asked([_by_mail(n) for n in self.numbers(some)]))
         timed("list of 100", asked(["/Users?startIndex=1&count=100"]), 1)
         timed("page of 100 in the middle", asked([self.deep]), 1)
         start = round_ * 1_000_000
@@ -210,7 +210,8 @@ class Filled:
         person = self.people[-1]
         add = _patch({"op": "add", "path": "members", "value": [{"value": person}]})
         remove = _patch({"op": "remove", "path": f'members[value eq "{person}"]'})
-        path = f"/Groups/{group}?excludedAttributes=members"
+        # scimmy takes the members out of the group itself when they are excluded from its answer.
+        path = f"/Groups/{group}" + "?excludedAttributes=members" * (self.server.name != "scimmy")
         return itertools.repeat([self.server.request("PATCH", path, body) for body in (add, remove)])
 
 
