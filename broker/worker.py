@@ -248,7 +248,8 @@ def _pull_from_here() -> None:
 
 
 def expire() -> None:
-    """Turn every `active_until` that has passed into a change, tenant by tenant."""
+    """Turn every `active_until` that has passed into a change, tenant by tenant; and see what time alone makes owed."""
+    push.look_again()
     for scope in _with_expired():
         with acting(system("clock")):
             while not _stopping.is_set():

@@ -6,22 +6,25 @@ Writes the target's row; its credential is `target_auth`'s. What is owed to it, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from broker import ids, running
+from broker import ids, running, schedule
 from broker.config import is_loopback
 from broker.db import current_tenant, db
-from broker.errors import Conflict, NotAvailable, ValidationFailed
+from broker.errors import Conflict, ValidationFailed
 from broker.models import ApplicationAccess, Delivery, Resource, ScimTarget, TargetMember, TargetResource
 from broker.registry import target_auth
 from broker.registry.changes import assign, check_web_url, tell
 from broker.settings import SETTINGS
 from scim import profiles
 
-_LATER = ("delete_after_days", "never")
+RECONCILE: Mapping[str, Any] = {"enabled": False, "schedule": "1d", "policy": "report", "ignore": []}
+POLICIES = ("overwrite", "report", "ignore")
+DRIFTS = ("missing", "changed", "unexpected")
 _FORM = frozenset({"profile", "mapping", "nested_groups"})
 
 
@@ -33,6 +36,7 @@ def create(values: Mapping[str, Any]) -> ScimTarget:
     target = ScimTarget(tenant_id=current_tenant(), id=ids.new("tgt"), **_checked(values))
     target_auth.keep(target, values["auth"])
     _reform(target)
+    _reschedule(target)
     session.add(target)
     session.flush()
     session.refresh(target)
@@ -55,6 +59,8 @@ def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
         target.capabilities, target.probed_at = {}, None
     if not _FORM.isdisjoint(changed) or "base_url" in changed:
         _reform(target)
+    if "reconcile" in changed:
+        _reschedule(target)
     if not {"base_url", "auth"}.isdisjoint(changed):
         _try_again(target)
     if changed:
@@ -80,6 +86,26 @@ def _reform(target: ScimTarget) -> None:
     target.revision = (target.revision or 0) + 1
     profile = profiles.of(target.profile or "auto", target.capabilities or {})
     target.flattens = profiles.flattens(target.nested_groups or "auto", profile)
+
+
+def reconcile_schedule(values: Mapping[str, Any]) -> schedule.Schedule:
+    """When a target is compared by itself. Raises ValueError with a sentence for the administrator."""
+    unknown = sorted(set(values) - set(RECONCILE))
+    if unknown:
+        raise ValueError(f"{unknown[0]}: there is no such setting; there are {', '.join(RECONCILE)}")
+    whole = {**RECONCILE, **values}
+    if whole["policy"] not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(POLICIES)}")
+    ignored = whole["ignore"]
+    if not isinstance(ignored, list) or any(kind not in DRIFTS for kind in ignored):
+        raise ValueError(f"ignore must be a list of {', '.join(DRIFTS)}")
+    return schedule.parse({"enabled": whole["enabled"], "schedule": whole["schedule"]})
+
+
+def _reschedule(target: ScimTarget) -> None:
+    target.reconcile = {**RECONCILE, **(target.reconcile or {})}
+    following = reconcile_schedule(target.reconcile)
+    target.reconcile_due_at = following.after(datetime.now(UTC)) if following.enabled else None
 
 
 def remove(target: ScimTarget) -> None:
@@ -112,6 +138,7 @@ def _try_again(target: ScimTarget) -> None:
     failed = sa.update(Delivery).where(Delivery.target_id == target.id, Delivery.status == "failed")
     db.session().execute(failed.values(_again()))
     target.postponed_until, target.postponements, target.status_reason = None, 0, None
+    target.failing_since = None
 
 
 def _again() -> dict[str, Any]:
@@ -168,8 +195,15 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
         parts = urlsplit(url)
         if parts.query or parts.fragment or (parts.scheme == "http" and not is_loopback(parts.hostname or "")):
             raise ValidationFailed(errors={"base_url": ["Must be an https URL without query (http on loopback only)."]})
-    if values.get("deprovision") in _LATER:
-        raise NotAvailable(errors={"deprovision": ["Available: disable, delete."]})
+    if not 1 <= values.get("deprovision_days", 1) <= 3_650:
+        raise ValidationFailed(errors={"deprovision_days": ["Must be from 1 to 3650."]})
+    pace = values.get("requests_per_second")
+    if pace is not None and not 0.5 <= pace <= 10_000:
+        raise ValidationFailed(errors={"requests_per_second": ["Must be from 0.5 to 10000, or null."]})
+    try:
+        reconcile_schedule(values.get("reconcile", {}))
+    except ValueError as error:
+        raise ValidationFailed(errors={"reconcile": [str(error)]}) from None
     try:
         SETTINGS["removal_guard"].check(values.get("removal_guard", {}))
     except ValueError as error:

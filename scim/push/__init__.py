@@ -7,8 +7,8 @@ holds mass removals, `delivery` talks to the target through `scim.client`, `outb
 
 from __future__ import annotations
 
-from .outbox import is_due
+from .outbox import is_due, look_again
 from .reach import owed
 from .run import Tally, drain, egress
 
-__all__ = ["Tally", "drain", "egress", "is_due", "owed"]
+__all__ = ["Tally", "drain", "egress", "is_due", "look_again", "owed"]

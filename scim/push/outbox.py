@@ -16,14 +16,18 @@ import sqlalchemy as sa
 from broker import events
 from broker.context import Scope
 from broker.db import db, platform_scope
+from broker.registry.changes import tell
 
-from .reach import GROUPS, PEOPLE
+from .reach import FIRST, GROUPS, PEOPLE
 from .work import LEASE, Outcome, Target, Work
 
 _FIRST_WAIT, _LONGEST_WAIT = 2.0, 600.0
 _LONGEST_POSTPONEMENT = 300.0
 _PATIENCE = "24 hours"
-"""A delivery that has failed for so long is given up until its resource changes."""
+"""A delivery that has failed for so long is put in quarantine, and so is a target that did nothing else."""
+_RETRY, _PROBE = 6 * 3600.0, 1800.0
+"""Seconds after which a delivery, and a target, in quarantine is tried again."""
+_AT_ONCE = 1_000
 
 _DUE = sa.text("""
     SELECT t.tenant_id, t.id, n.partner_id, n.kind, n.slug
@@ -31,7 +35,7 @@ _DUE = sa.text("""
     JOIN tenants n ON n.id = t.tenant_id AND n.status = 'active'
     JOIN application_access c ON c.tenant_id = t.tenant_id AND c.application_id = t.application_id
     JOIN applications a ON a.tenant_id = c.owner_tenant_id AND a.id = c.application_id AND a.enabled
-    WHERE t.status = 'active' AND (t.postponed_until IS NULL OR t.postponed_until <= now())
+    WHERE t.status IN ('active', 'quarantined') AND (t.postponed_until IS NULL OR t.postponed_until <= now())
       AND EXISTS (SELECT 1 FROM deliveries d
                   WHERE d.tenant_id = t.tenant_id AND d.target_id = t.id AND d.status = 'pending'
                     AND d.due_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now()))
@@ -70,7 +74,14 @@ _LOCK = sa.text(f"""
     ORDER BY d.resource_type, d.resource_id, d.task FOR UPDATE OF d
 """)  # noqa: S608 - constant text
 _FINISH = sa.text(f"""
-    DELETE FROM deliveries d USING {_GIVEN} WHERE {_SAME} AND d.generation = g.generation
+    WITH settled AS (
+        DELETE FROM deliveries d USING {_GIVEN} WHERE {_SAME} AND d.generation = g.generation
+        RETURNING d.task, extract(epoch FROM now() - d.owed_at)::double precision AS took)
+    INSERT INTO target_convergence AS c (tenant_id, target_id, hour, bucket, settled)
+    SELECT :tenant, :target, date_trunc('hour', now()), b.bucket, count(*)
+    FROM (SELECT ceil(log(2, greatest(took * 4, 1)::numeric))::smallint AS bucket FROM settled WHERE task = 'push') b
+    GROUP BY b.bucket ORDER BY b.bucket
+    ON CONFLICT (tenant_id, target_id, hour, bucket) DO UPDATE SET settled = c.settled + EXCLUDED.settled
 """)  # noqa: S608 - constant text
 _AGAIN = sa.text(f"""
     UPDATE deliveries d SET lease_until = NULL, attempts = 0, problem = NULL, due_at = now() FROM {_GIVEN} WHERE {_SAME}
@@ -94,6 +105,7 @@ _FAIL = sa.text(f"""
         status = CASE WHEN d.generation <> :generation THEN 'pending' ELSE 'failed' END,
         attempts = CASE WHEN d.generation <> :generation THEN 0 ELSE d.attempts + 1 END,
         failing_since = CASE WHEN d.attempts = 0 THEN now() ELSE d.failing_since END,
+        due_at = CASE WHEN d.generation <> :generation THEN now() ELSE now() + make_interval(secs => :rest) END,
         problem = :problem, updated_at = now()
     {_ONE}
 """)  # noqa: S608 - constant text
@@ -104,16 +116,20 @@ _LATER = sa.text(f"""
                       THEN 'failed' ELSE 'pending' END,
         failing_since = CASE WHEN d.attempts = 0 THEN now() ELSE d.failing_since END,
         attempts = d.attempts + CASE WHEN :counts THEN 1 ELSE 0 END,
-        due_at = now() + make_interval(secs => :wait), problem = :problem
+        due_at = now() + make_interval(secs =>
+            CASE WHEN :counts AND d.attempts > 0 AND d.failing_since < now() - interval '{_PATIENCE}'
+                 THEN CAST(:rest AS double precision) ELSE :wait END),
+        problem = :problem
     {_ONE}
 """)  # noqa: S608 - constant text
 _REMEMBER = sa.text("""
     UPDATE target_resources t SET
         remote_id = u.remote_id, state = u.state, sent_digest = u.digest, sent_version = u.version,
-        sent_revision = :revision, left_out = CAST(u.left_out AS jsonb), problem = NULL, updated_at = now()
+        sent_revision = :revision, left_out = CAST(u.left_out AS jsonb), problem = NULL, updated_at = now(),
+        left_at = CASE WHEN u.gone THEN coalesce(t.left_at, now()) END
     FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]), CAST(:digests AS bytea[]),
-                CAST(:versions AS bigint[]), CAST(:left_out AS text[]))
-         AS u(id, remote_id, state, digest, version, left_out)
+                CAST(:versions AS bigint[]), CAST(:left_out AS text[]), CAST(:gone AS boolean[]))
+         AS u(id, remote_id, state, digest, version, left_out, gone)
     WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
 """)
 _BLAME = sa.text("""
@@ -144,16 +160,49 @@ _WHO_WAITS = sa.text("""
        OR EXISTS (SELECT 1 FROM deliveries d WHERE d.tenant_id = :tenant AND d.target_id = :target
                   AND d.resource_type = w.type AND d.resource_id = w.id AND d.task = 'push' AND d.status = 'pending')
 """)
-_POSTPONE = sa.text("""
-    UPDATE scim_targets SET
+_POSTPONE = sa.text(f"""
+    WITH before AS (
+        SELECT status, failing_since < now() - interval '{_PATIENCE}' AS over FROM scim_targets
+        WHERE tenant_id = :tenant AND id = :target AND (postponed_until IS NULL OR postponed_until <= now())
+        FOR NO KEY UPDATE)
+    UPDATE scim_targets t SET
         postponed_until = now() + make_interval(
-            secs => GREATEST(:wait, LEAST(power(2, LEAST(postponements, 10)), :longest))),
-        postponements = postponements + 1, status_reason = :reason
-    WHERE tenant_id = :tenant AND id = :target AND (postponed_until IS NULL OR postponed_until <= now())
-""")
+            secs => GREATEST(:wait, CASE WHEN b.over THEN CAST(:probe AS double precision)
+                                    ELSE LEAST(power(2, LEAST(postponements, 10)), :longest) END)),
+        postponements = postponements + 1, status_reason = :reason, failing_since = coalesce(failing_since, now()),
+        status = CASE WHEN b.over AND t.status = 'active' THEN 'quarantined' ELSE t.status END
+    FROM before b WHERE t.tenant_id = :tenant AND t.id = :target
+    RETURNING t.status <> b.status
+""")  # noqa: S608 - constant text
 _ANSWERS_AGAIN = sa.text("""
-    UPDATE scim_targets SET postponed_until = NULL, postponements = 0, status_reason = NULL
-    WHERE tenant_id = :tenant AND id = :target AND postponements > 0
+    WITH before AS (
+        SELECT status FROM scim_targets WHERE tenant_id = :tenant AND id = :target AND postponements > 0
+        FOR NO KEY UPDATE)
+    UPDATE scim_targets t SET postponed_until = NULL, postponements = 0, status_reason = NULL, failing_since = NULL,
+        status = CASE t.status WHEN 'quarantined' THEN 'active' ELSE t.status END
+    FROM before b WHERE t.tenant_id = :tenant AND t.id = :target
+    RETURNING t.status <> b.status
+""")
+_OWED_AGAIN = sa.text("""
+    UPDATE deliveries SET status = 'pending', attempts = 0, due_at = now(), updated_at = now()
+    WHERE tenant_id = :tenant AND target_id = :target AND status = 'failed'
+""")
+_RETRIED = sa.text("""
+    UPDATE deliveries d SET status = 'pending', updated_at = now()
+    FROM (SELECT tenant_id, target_id, resource_type, resource_id, task FROM deliveries
+          WHERE status = 'failed' AND due_at <= now() LIMIT :limit FOR UPDATE SKIP LOCKED) f
+    WHERE d.tenant_id = f.tenant_id AND d.target_id = f.target_id AND d.resource_type = f.resource_type
+      AND d.resource_id = f.resource_id AND d.task = f.task
+""")
+_LEFT_LONG_AGO = sa.text("""
+    INSERT INTO deliveries (tenant_id, target_id, resource_type, resource_id, task, lane)
+    SELECT k.tenant_id, k.target_id, k.resource_type, k.resource_id, 'push', :lane
+    FROM target_resources k JOIN scim_targets t ON t.tenant_id = k.tenant_id AND t.id = k.target_id
+    WHERE t.deprovision = 'delete_after_days' AND k.state = 'disabled'
+      AND k.left_at <= now() - make_interval(days => t.deprovision_days)
+      AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.tenant_id = k.tenant_id AND d.target_id = k.target_id
+                      AND d.resource_type = k.resource_type AND d.resource_id = k.resource_id AND d.task = 'push')
+    LIMIT :limit ON CONFLICT DO NOTHING
 """)
 
 
@@ -167,6 +216,13 @@ def due_targets(limit: int) -> list[tuple[Scope, str]]:
 def is_due() -> bool:
     """Whether anything may be sent now."""
     return bool(due_targets(1))
+
+
+def look_again() -> None:
+    """What time alone makes due: another try for what is in quarantine, and the deletion of who left long ago."""
+    with platform_scope() as session:
+        session.execute(_RETRIED, {"limit": _AT_ONCE})
+        session.execute(_LEFT_LONG_AGO, {"limit": _AT_ONCE, "lane": FIRST})
 
 
 def claim(target: Target, limit: int) -> list[Work]:
@@ -198,8 +254,11 @@ def renew(works: Sequence[Work]) -> set[tuple[str, str, str]]:
     return {(row[0], row[1], row[2]) for row in rows}
 
 
-def settle(target: Target, outcomes: Sequence[Outcome]) -> None:
-    """Write down what became of works of one target, in the open unit of work; those no longer ours are left."""
+def settle(target: Target, outcomes: Sequence[Outcome], *, answered: bool = True) -> None:
+    """Write down what became of works of one target, in the open unit of work; those no longer ours are left.
+
+    `answered`: what is done was done by the target, which is in order then.
+    """
     session = db.session()
     ours = {tuple(row) for row in session.execute(_LOCK, _keys([outcome.work for outcome in outcomes]))}
     outcomes = [outcome for outcome in outcomes if outcome.work.key in ours]
@@ -215,11 +274,11 @@ def settle(target: Target, outcomes: Sequence[Outcome]) -> None:
             _try_again(outcome)
     _arrived(target, [outcome.work for outcome in standing if _has_arrived(outcome)])
     troubles = [outcome for outcome in outcomes if outcome.pause is not None]
+    if answered and target.postponements and any(outcome.kind in ("done", "failed") for outcome in outcomes):
+        _answers_again(target)
     if troubles:
         worst = max(troubles, key=lambda outcome: outcome.pause or 0.0)
         postpone(target.scope, target.id, worst.problem or "", worst.pause or 0.0)
-    elif done and target.postponements:
-        session.execute(_ANSWERS_AGAIN, {"tenant": target.tenant, "target": target.id})
 
 
 def still_current(work: Work) -> bool:
@@ -233,17 +292,30 @@ def advance(work: Work, cursor: str) -> None:
 
 
 def postpone(scope: Scope, target_id: str, reason: str, wait: float) -> None:
-    """Send nothing to the target for a while: so many seconds at least, longer the more often in a row."""
-    db.session().execute(
+    """Send nothing to the target for a while: so many seconds at least, longer the more often in a row.
+
+    After a day of nothing else it is in quarantine, and one delivery is tried now and then.
+    """
+    quarantined = db.session().execute(
         _POSTPONE,
         {
             "tenant": scope.tenant_id,
             "target": target_id,
             "wait": wait,
             "longest": _LONGEST_POSTPONEMENT,
+            "probe": _PROBE,
             "reason": reason,
         },
     )
+    if quarantined.scalar():
+        tell("scim_target.quarantined", "ScimTarget", target_id, {"reason": reason})
+
+
+def _answers_again(target: Target) -> None:
+    place = {"tenant": target.tenant, "target": target.id}
+    if db.session().execute(_ANSWERS_AGAIN, place).scalar():
+        db.session().execute(_OWED_AGAIN, place)
+        tell("scim_target.recovered", "ScimTarget", target.id, ["status"])
 
 
 def _keys(works: Sequence[Work]) -> dict[str, Any]:
@@ -294,6 +366,7 @@ def _remember(target: Target, changed: Sequence[Outcome]) -> None:
             "versions": [outcome.work.version for outcome in changed],
             "left_out": [orjson.dumps(outcome.work.left_out).decode() for outcome in changed],
             "revision": target.revision,
+            "gone": [outcome.state == "disabled" and outcome.work.gone for outcome in changed],
         },
     )
 
@@ -310,7 +383,7 @@ def _finish(works: Sequence[Work]) -> None:
 def _try_again(outcome: Outcome) -> None:
     work = outcome.work
     session = db.session()
-    values = {**_place(work), "problem": outcome.problem}
+    values = {**_place(work), "problem": outcome.problem, "rest": _spread(_RETRY)}
     if outcome.kind == "failed":
         session.execute(_FAIL, {**values, "generation": work.generation})
     else:

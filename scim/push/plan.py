@@ -52,6 +52,9 @@ class _There(NamedTuple):
     state: str
     remote_id: str | None
     digest: bytes | None
+    left: bool = False
+    over: bool = False
+    """He left, and the days for which he stays disabled have passed."""
 
 
 def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
@@ -68,6 +71,7 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
     managers = _remote_ids(target, {row.manager_id for row in rows.values() if row.manager_id is not None})
     for work in works:
         _decide(work, rows.get(work.resource_id), there.get(work.resource_id), up.get(work.resource_id), managers)
+    _mark_left(target, [work for work in works if work.gone and work.deed == "nothing"])
     taking = [work for work in works if work.losing]
     passing = guard.let_pass(target, taking) if taking else []
     allowed = {id(work) for work in passing}
@@ -115,6 +119,18 @@ def _writes(work: Work, there: _There) -> bool:
     return work.resource_type == "User" or work.deed == "delete" or not only_members
 
 
+def _mark_left(target: Target, works: Sequence[Work]) -> None:
+    """Who was disabled there before he left the reach: his days begin now."""
+    if works:
+        statement = sa.update(TargetResource).where(
+            TargetResource.target_id == target.id,
+            TargetResource.resource_id.in_([work.resource_id for work in works]),
+            TargetResource.state == "disabled",
+            TargetResource.left_at.is_(None),
+        )
+        db.session().execute(statement.values(left_at=sa.func.now()))
+
+
 def _resources(ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
     statement: Any = sa.select(
         Resource.id,
@@ -129,7 +145,15 @@ def _resources(ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
 
 def _remembered(target: Target, ids: Sequence[str]) -> dict[str, _There]:
     statement = sa.select(
-        TargetResource.resource_id, TargetResource.state, TargetResource.remote_id, TargetResource.sent_digest
+        TargetResource.resource_id,
+        TargetResource.state,
+        TargetResource.remote_id,
+        TargetResource.sent_digest,
+        TargetResource.left_at.is_not(None),
+        sa.func.coalesce(
+            TargetResource.left_at <= sa.func.now() - sa.func.make_interval(0, 0, 0, target.deprovision_days),
+            sa.false(),
+        ),
     ).where(TargetResource.target_id == target.id, TargetResource.resource_id.in_(ids))
     return {row[0]: _There(*row[1:]) for row in db.session().execute(statement)}
 
@@ -164,12 +188,13 @@ def _decide(
         work.name = work.document["userName"]
     else:
         work.document = render.group(row.id, row.name)
+    work.gone = up is None
     work.digest = render.digest(work.document)
     if up:
         same = there.state == "present" and there.digest == work.digest
         # Of a group the members may differ still.
         work.deed = "nothing" if same and row.type == "User" else "provide"
-    elif policy == "never" or there.state == "removed":
+    elif there.state == "removed" or (up is None and policy == "never"):
         work.deed = "nothing"
     elif up is False:
         same = there.state == "disabled" and there.digest == work.digest
@@ -177,5 +202,7 @@ def _decide(
         work.losing = there.state != "disabled"
     elif policy == "delete":
         work.deed, work.losing = "delete", True
+    elif policy == "delete_after_days" and there.over:
+        work.deed = "delete"  # the guard let it pass when he was disabled
     elif there.state != "disabled":
         work.deed, work.losing = "disable" if row.type == "User" else "empty", True

@@ -193,10 +193,10 @@ def reached(tenant: str, target: Target, among: Sequence[str] | None = None) -> 
 def losing(target: Target, here: sa.FromClause, there: sa.FromClause | type[TargetResource]) -> sa.ColumnElement[bool]:
     """Whether a row of what is at the target (`there`) would be taken away, given what should be (`here`, outer)."""
     columns: Any = there.c if isinstance(there, sa.FromClause) else there
-    if target.deprovision == "never":
-        return sa.false()
     held = columns.state.in_(("creating", "present"))
     gone = here.c.id.is_(None)
+    if target.deprovision == "never":
+        return held & sa.not_(here.c.up)
     taken = held & sa.or_(gone, sa.not_(here.c.up))
     return sa.or_(taken, gone & (columns.state == "disabled")) if target.deprovision == "delete" else taken
 
@@ -213,6 +213,7 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
             TargetResource.resource_id,
             TargetResource.resource_type,
             TargetResource.state,
+            TargetResource.left_at,
             TargetResource.sent_revision.label("revision"),
         )
         .where(TargetResource.tenant_id == tenant, TargetResource.target_id == target.id)
@@ -231,6 +232,10 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
         & sa.or_(queued.status.is_(None), queued.status == "pending"),
         losing(target, here, there) & sa.or_(queued.status.is_(None), queued.status.in_(("pending", "failed"))),
     )
+    if target.deprovision == "delete_after_days":
+        # Disabled before he left: his days begin now.
+        unmarked = here.c.id.is_(None) & (there.c.state == "disabled") & there.c.left_at.is_(None)
+        differs = sa.or_(differs, unmarked & queued.status.is_(None))
     page = (
         sa.select(key.label("id"), kind.label("type"), _lane_of(back, kind).label("lane"))
         .select_from(

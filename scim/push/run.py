@@ -32,6 +32,7 @@ from scim.client import TargetClient
 
 from . import credential, outbox, plan, reach
 from .delivery import Channel, carry_out
+from .pace import paced
 from .together import batches, carry_out_together
 from .work import LEASE, Outcome, Target, Work, read_target
 
@@ -137,10 +138,10 @@ class _Run:
                 return self._probe(target, channel)
             if channel.takes_bulk and target.profile.bulk_operations:
                 share = min(share * target.profile.bulk_operations, _BULK_WINDOW)
-            works = outbox.claim(target, share)
+            works = outbox.claim(target, 1 if target.quarantined else share)
             to_send, already = plan.prepare(target, [work for work in works if work.task == "push"])
             if already:
-                outbox.settle(target, [Outcome(work, "done") for work in already])
+                outbox.settle(target, [Outcome(work, "done") for work in already], answered=False)
         self.tally.outcomes["unchanged"] += len(already)
         for work in works:
             if work.task == "expand":
@@ -164,7 +165,7 @@ class _Run:
                     return
                 cursor = reach.expand(target.tenant, target, cursor)
                 if cursor is None:
-                    outbox.settle(target, [Outcome(work, "done")])
+                    outbox.settle(target, [Outcome(work, "done")], answered=False)
                     self.tally.expansions += 1
                     return
                 outbox.advance(work, cursor)
@@ -240,10 +241,10 @@ class _Run:
                 work.good_until = asked + LEASE if work.key in ours else 0.0
 
     def _channel(self, target: Target) -> Channel:
-        key = (target.id, target.base_url, str(target.auth), target.secret)
+        key = (target.id, target.base_url, f"{target.auth} {target.requests_per_second}", target.secret)
         known = self.channels.get(key)
         if known is None or known.stopped:
-            http = http_client(self.app, target.tenant)
+            http = paced(http_client(self.app, target.tenant), target)
             shown = credential.of(http, target.auth, target.secret)
             known = self.channels[key] = Channel(TargetClient(http, target.base_url, shown))
         known.client.profile = target.profile

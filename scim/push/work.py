@@ -40,8 +40,11 @@ class Target:
     base_url: str
     reach: str
     deprovision: str
+    deprovision_days: int
     removal_guard: Mapping[str, int]
     postponements: int
+    quarantined: bool
+    requests_per_second: float | None
     profile_name: str
     profile: Profile
     mapping: Sequence[Mapping[str, Any]]
@@ -83,6 +86,8 @@ class Work:
     remote_id: str | None = None
     known_digest: bytes | None = None
     losing: bool = False
+    gone: bool = False
+    """Out of the target's reach, as against disabled within it."""
     good_until: float = field(default_factory=lambda: time.monotonic() + LEASE)
     """By this process's own clock; checked before every request that changes something."""
 
@@ -118,7 +123,7 @@ def read_target(scope: Scope, target_id: str) -> Target | None:
     """The target in the open unit of work, or None unless it is to be served. Raises VaultError."""
     row = (
         db.session()
-        .execute(sa.select(ScimTarget).where(ScimTarget.id == target_id, ScimTarget.status == "active"))
+        .execute(sa.select(ScimTarget).where(ScimTarget.id == target_id, ScimTarget.status != "paused"))
         .scalar_one_or_none()
     )
     if row is None:
@@ -130,8 +135,11 @@ def read_target(scope: Scope, target_id: str) -> Target | None:
         base_url=row.base_url,
         reach=row.scope,
         deprovision=row.deprovision,
+        deprovision_days=row.deprovision_days,
         removal_guard=dict(row.removal_guard),
         postponements=row.postponements,
+        quarantined=row.status == "quarantined",
+        requests_per_second=row.requests_per_second,
         profile_name=row.profile,
         profile=profiles.of(row.profile, row.capabilities),
         mapping=row.mapping,

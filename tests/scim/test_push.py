@@ -682,7 +682,7 @@ def test_killed_between_answer_and_mark_makes_nobody_twice(
     people = acme.users(5)
     group = acme.group("All", people)
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise Killed
 
     for _ in range(2):
@@ -1313,3 +1313,102 @@ def test_a_defect_met_with_one_person_is_shown_and_tried_again(
     acme.wait_over()
     drain()
     assert set(receiver.users()) == {"alice", "bob"}
+
+
+def _days_ago(table: str, column: str, acme: Tenant, days: float) -> None:
+    with platform_scope() as session:
+        moved = f"UPDATE {table} SET {column} = now() - make_interval(hours => :hours) WHERE tenant_id = :tenant"
+        session.execute(sa.text(moved), {"hours": int(days * 24), "tenant": acme.scope.tenant_id})
+
+
+def test_who_left_is_disabled_first_and_deleted_after_so_many_days(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver, deprovision="delete_after_days", deprovision_days=7)
+    alice, bob = acme.user("alice"), acme.user("bob")
+    drain()
+    acme.remove(alice)
+    drain()
+    assert receiver.users()["alice"]["active"] is False
+    _days_ago("target_resources", "left_at", acme, 6)
+    push.look_again()
+    assert acme.deliveries() == []
+    _days_ago("target_resources", "left_at", acme, 7.1)
+    push.look_again()
+    drain()
+    assert set(receiver.users()) == {"bob"} and acme.states() == {alice: "removed", bob: "present"}
+    assert acme.deliveries() == []
+
+
+def test_who_returns_before_his_days_are_over_stays(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver, scope="assigned", deprovision="delete_after_days", deprovision_days=7)
+    alice, bob = acme.user("alice"), acme.user("bob")
+    assigned = acme.assign(alice)
+    acme.assign(bob)
+    drain()
+    acme.unassign(assigned)
+    drain()
+    assert receiver.users()["alice"]["active"] is False
+    acme.assign(alice)
+    drain()
+    _days_ago("target_resources", "updated_at", acme, 8)
+    push.look_again()
+    drain()
+    assert receiver.users()["alice"]["active"] is True and receiver.requests("DELETE") == []
+
+
+def test_a_target_that_never_deprovisions_keeps_who_left_and_disables_who_is_disabled(
+    acme: Tenant, receiver: Receiver
+) -> None:
+    acme.target(receiver, deprovision="never")
+    alice, bob = acme.user("alice"), acme.user("bob")
+    drain()
+    acme.remove(alice)
+    acme.change(bob, active=False)
+    drain()
+    assert {name: one["active"] for name, one in receiver.users().items()} == {"alice": True, "bob": False}
+
+
+def test_a_target_that_failed_for_a_day_is_in_quarantine_and_heals_by_itself(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver)
+    acme.users(3)
+    receiver.fault("GET", ".*", Answer(503), times=2)
+    drain()
+    _days_ago("scim_targets", "failing_since", acme, 1.1)
+    acme.wait_over()
+    drain()
+    with unit(acme.scope) as session:
+        target = session.get_one(ScimTarget, (acme.scope.tenant_id, target_id))
+        assert target.status == "quarantined" and "503" in (target.status_reason or "")
+        assert target.postponed_until is not None
+        assert target.postponed_until > datetime.now(UTC) + timedelta(minutes=20)
+    assert [event["reason"] for event in acme.events("scim_target.quarantined")] == [target.status_reason]
+    receiver.faults.clear()
+    acme.wait_over()
+    drain()
+    drain()
+    with unit(acme.scope) as session:
+        target = session.get_one(ScimTarget, (acme.scope.tenant_id, target_id))
+        assert (target.status, target.failing_since) == ("active", None)
+    assert len(receiver.users()) == 3 and acme.deliveries() == []
+    assert len(acme.events("scim_target.recovered")) == 1
+
+
+def test_what_is_in_quarantine_is_tried_again_after_hours_by_itself(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver)
+    acme.user("alice")
+    receiver.fault("POST", ".*", Answer(400, {"detail": "not today"}))
+    drain()
+    push.look_again()
+    assert acme.delivery().status == "failed" and acme.delivery().due_at > datetime.now(UTC) + timedelta(hours=3)
+    acme.wait_over()
+    push.look_again()
+    drain()
+    assert set(receiver.users()) == {"alice"}
+
+
+def test_a_target_with_a_pace_is_asked_no_faster(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver, requests_per_second=20)
+    acme.users(20)
+    began = time.monotonic()
+    drain()
+    assert len(receiver.users()) == 20
+    assert len(receiver.asked) <= 20 * (time.monotonic() - began + 1) + 8

@@ -70,6 +70,11 @@ def test_the_credential_is_sealed_and_never_shown(cast: Cast) -> None:
         ({"scope": "everybody"}, "scope"),
         ({"deprovision": "burn"}, "deprovision"),
         ({"removal_guard": {"percent": -1}}, "removal_guard"),
+        ({"deprovision": "delete_after_days", "deprovision_days": 0}, "deprovision_days"),
+        ({"requests_per_second": 0.01}, "requests_per_second"),
+        ({"reconcile": {"policy": "guess"}}, "reconcile"),
+        ({"reconcile": {"ignore": ["everything"]}}, "reconcile"),
+        ({"reconcile": {"schedule": "often"}}, "reconcile"),
         ({"application_id": "app_none"}, "application_id"),
         ({"secrets": "x"}, "secrets"),
     ],
@@ -78,18 +83,6 @@ def test_wrong_fields_are_named(cast: Cast, fields: dict[str, Any], wrong: str) 
     refused = cast.acme_admin.post(PATH, new(cast.acme_admin, **fields))
     assert code(refused)[0] == 422 and wrong in refused.get_json()["errors"], refused.get_json()
     assert make(cast.acme_admin, base_url="http://127.0.0.1:9999/v2")["base_url"] == "http://127.0.0.1:9999/v2"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"deprovision": "never"},
-        {"deprovision": "delete_after_days"},
-    ],
-)
-def test_what_comes_later_is_not_available(cast: Cast, fields: dict[str, Any]) -> None:
-    assert code(cast.acme_admin.post(PATH, new(cast.acme_admin, **fields))) == (422, "not_available")
-    assert make(cast.acme_admin, profile="generic")["status"] == "active"
 
 
 def test_a_target_is_paused_here_and_leaves_that_by_resume(cast: Cast) -> None:
