@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -17,6 +18,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
 from broker import running
+from broker.config import is_loopback
 from broker.errors import ValidationFailed
 from broker.models import ScimTarget
 from broker.registry.changes import check_web_url
@@ -30,13 +32,9 @@ _OPEN = ("token_url", "client_id", "token_endpoint_auth_method", "scope", "audie
 
 def keep(target: ScimTarget, auth: Mapping[str, Any]) -> bool:
     """Take over how we prove ourselves; whether it is another way or secret than before. Raises ValidationFailed."""
-    if auth["method"] == "bearer":
-        _only(auth, {"token"})
-        public: dict[str, Any] = {"method": "bearer"}
-    else:
-        _only(auth, {*_OPEN, "client_secret", "private_key"})
-        public = _client(auth)
+    public = {"method": "bearer"} if auth["method"] == "bearer" else _client(auth)
     name = secret_name(public)
+    _only(auth, {name} if name == "token" else {*_OPEN, name})
     given = auth.get(name)
     unmoved = target.secrets is not None and _place_of(target.auth) == _place_of(public)
     if unmoved and (given == HIDDEN or (given is None and name == "private_key")):
@@ -97,6 +95,9 @@ def _client(auth: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise ValidationFailed(errors=errors)
     check_web_url("auth.token_url", auth["token_url"], loopback=running.config().allow_http_loopback)
+    parts = urlsplit(auth["token_url"])
+    if parts.fragment or (parts.scheme == "http" and not is_loopback(parts.hostname or "")):
+        raise ValidationFailed(errors={"auth.token_url": ["Must be an https URL (http on loopback only)."]})
     public = {name: auth[name] for name in _OPEN if auth.get(name) is not None}
     return {"method": auth["method"], "token_endpoint_auth_method": CLIENT_METHODS[0], **public}
 
