@@ -96,6 +96,11 @@ def _object(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _names(value: Any) -> list[str]:
+    _require(isinstance(value, list), "a list of strings")
+    return [_text(name) for name in value]
+
+
 def _record(value: Any) -> bytes:
     _require(isinstance(value, list), "a record")
     return orjson.dumps(value)
@@ -122,6 +127,7 @@ MOMENT = Form(_moment, lambda moment: moment.astimezone(UTC).isoformat())
 OCTETS = Form(_octets, lambda octets: base64.b64encode(octets).decode())
 OBJECT = Form(_object)
 DOCUMENT = Form(_object, orjson.loads)
+NAMES = Form(_names)
 RECORD = Form(_record, orjson.loads)
 TYPE = _one_of(*PREFIX)
 
@@ -191,6 +197,8 @@ PARTS: Mapping[str, Mapping[str, Form]] = {
         "state": _one_of("creating", "present", "disabled", "removed"),
         "sent_digest": _or_null(OCTETS),
         "sent_version": _or_null(COUNT),
+        "left_at": _or_null(MOMENT),
+        "left_out": NAMES,
     },
     "remote_member": {"target_id": ID, "group_id": ID, "member_id": ID, "certain": FLAG},
 }

@@ -18,7 +18,8 @@ from broker.models import Resource, ScimTarget, TargetMember, TargetResource
 
 Item = Mapping[str, Any]
 
-_REMOTE = ("target_id", "resource_id", "resource_type", "remote_id", "state", "sent_digest", "sent_version")
+_REMOTE = ("target_id", "resource_id", "resource_type", "remote_id", "state")
+_SENT = ("sent_digest", "sent_version", "left_at", "left_out")
 _MEMBER = ("target_id", "group_id", "member_id", "certain")
 
 
@@ -50,7 +51,11 @@ def resources(tenant: str, items: Sequence[Item]) -> Restored:
     for index, (key, item) in enumerate(zip(keys, items, strict=True)):
         remote = (item["target_id"], item["resource_type"], item["remote_id"])
         if key in here:
-            _compare(done, index, "/resource_id", here[key], tuple(item[name] for name in _REMOTE))
+            # What was sent since is known better here.
+            if here[key][3] == item["remote_id"]:
+                done.unchanged += 1
+            else:
+                done.refuse(index, "/remote_id", "This resource is known there under another remote id.")
         elif known.get(item["resource_id"]) != item["resource_type"]:
             done.refuse(index, "/resource_id", "There is no such resource.")
         elif item["remote_id"] is not None and remote in remote_ids:
@@ -59,7 +64,7 @@ def resources(tenant: str, items: Sequence[Item]) -> Restored:
             here[key] = tuple(item[name] for name in _REMOTE)
             remote_ids.add(remote)
             taken.append(item)
-    _insert(tenant, TargetResource, _REMOTE, taken)
+    _insert(tenant, TargetResource, (*_REMOTE, *_SENT), taken)
     done.created = len(taken)
     return done
 
@@ -74,7 +79,7 @@ def members(tenant: str, items: Sequence[Item]) -> Restored:
     taken: list[Item] = []
     for index, (key, item) in enumerate(zip(keys, items, strict=True)):
         if key in here:
-            _compare(done, index, "/member_id", here[key], tuple(item[name] for name in _MEMBER))
+            done.unchanged += 1
         elif item["group_id"] not in known or item["member_id"] not in known:
             done.refuse(index, "/group_id", "There is no such group or no such member.")
         else:
@@ -93,13 +98,6 @@ def _here(table: Any, names: Sequence[str], place: Sequence[Any], keys: Sequence
 def _known(wanted: Sequence[str]) -> dict[str, str]:
     found = db.session().execute(sa.select(Resource.id, Resource.type).where(Resource.id.in_(set(wanted))))
     return {id: kind for id, kind in found}
-
-
-def _compare(done: Restored, index: int, path: str, present: tuple[Any, ...], said: tuple[Any, ...]) -> None:
-    if present == said:
-        done.unchanged += 1
-    else:
-        done.refuse(index, path, "This is known of the target already, and differs.")
 
 
 def _insert(tenant: str, table: Any, names: Sequence[str], items: Sequence[Item]) -> None:
