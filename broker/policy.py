@@ -191,15 +191,9 @@ RULES: dict[Action, tuple[Predicate, ...]] = {
 }
 
 _ANY_CREDENTIAL = frozenset({Action.NOTHING_SECRET, Action.WHOAMI, Action.LAUNCHER_READ})
-_SCIM = frozenset(
-    {
-        Action.DIRECTORY_READ,
-        Action.DIRECTORY_WRITE,
-        Action.DIRECTORY_PIN,
-        Action.ARCHIVE_READ,
-        Action.ARCHIVE_WRITE,
-    }
-)
+_SCIM = frozenset({Action.DIRECTORY_READ, Action.DIRECTORY_WRITE, Action.DIRECTORY_PIN})
+_BOTH = frozenset({Action.ARCHIVE_READ, Action.ARCHIVE_WRITE})
+"""The whole directory by the admin API: what either door asks for."""
 
 
 def credential_allows(actor: Actor, action: Action) -> bool:
@@ -212,6 +206,8 @@ def credential_allows(actor: Actor, action: Action) -> bool:
         return "introspect" in actor.scopes
     if action in _SCIM:
         return "scim" in actor.scopes
+    if action in _BOTH and "scim" not in actor.scopes:
+        return False
     if action.endswith(".read"):
         return bool(actor.scopes & {"scaikey:read", "scaikey:write"})
     return "scaikey:write" in actor.scopes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,11 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker import ids
+from broker.context import Scope, acting, system
 from broker.db import unit
+from broker.directory import Directory
+from broker.errors import Problem
 from broker.models import Application, ApplicationAccess, Delivery, ScimTarget
 from connectors import dn as names
 from connectors.ldap import EXCLUDED
 from scim import archive, push
+from scim.archive import export_archive, import_archive
+from tests.archives import canonical as canonical_archive
 from tests.canonical_ldif import canonical, differences
 from tests.conftest import DATA, World, make_provider, make_world
 from tests.directories import BASE, Entry, Upstream, key
@@ -194,6 +200,70 @@ def comes_back(entries: list[Entry], folder: Path) -> None:
     assert upstream.events() == events
 
 
+USER = "urn:ietf:params:scim:schemas:core:2.0:User"
+GROUP = "urn:ietf:params:scim:schemas:core:2.0:Group"
+NAME = st.text(min_size=1, max_size=20)
+
+
+@st.composite
+def written_here(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """People and groups as a client writes them, each with the numbers of those that become its members."""
+    made: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(0, 6))):
+        name = f"{draw(NAME)}{number}"
+        if draw(st.booleans()):
+            made.append({"schemas": [GROUP], "displayName": name, "of": draw(st.sets(st.integers(0, 5), max_size=4))})
+            continue
+        person: dict[str, Any] = {"schemas": [USER], "userName": name, "active": draw(st.booleans())}
+        person |= draw(st.dictionaries(st.sampled_from(["displayName", "title", "externalId", "locale"]), TEXT))
+        person["emails"] = [{"value": value, "type": "work"} for value in draw(st.lists(NAME, max_size=2))]
+        made.append(person)
+    return made
+
+
+def write_here(scope: Scope, documents: list[dict[str, Any]]) -> None:
+    """What the directory takes of them; every third one is removed again."""
+    made: dict[int, tuple[str, str]] = {}
+    for number, document in enumerate(documents):
+        kind = "Group" if "displayName" in document and "userName" not in document else "User"
+        try:
+            with unit(scope):
+                made[number] = kind, Directory().create(kind, {k: v for k, v in document.items() if k != "of"}).id
+        except Problem:
+            continue
+    for number, (kind, id) in made.items():
+        wanted = [made[other][1] for other in documents[number].get("of", ()) if other in made and other != number]
+        if kind == "Group":
+            with unit(scope):
+                Directory().change_members(id, wanted)
+    for number, (kind, id) in made.items():
+        if number % 3 == 2:
+            with unit(scope):
+                Directory().remove(kind, id)
+
+
+def is_equal_elsewhere(entries: list[Entry], documents: list[dict[str, Any]], folder: Path) -> None:
+    world = make_world()
+    upstream = Upstream(world.acme, make_provider(world.acme), folder)
+    upstream.read(entries)
+    make_provider(world.globex)
+    first, second = folder / "first.ndjson", folder / "second.ndjson"
+    with acting(system("test")):
+        write_here(world.acme, documents)
+        counts = export_archive(world.acme, first)
+        run = import_archive(world.globex, first)
+        assert (run.refused, run.status) == (0, "done")
+        assert export_archive(world.globex, second) == counts
+        assert canonical_archive(second) == canonical_archive(first, into=world.globex.tenant_id)
+        there = Upstream(world.globex, "", folder)
+        told = there.events()
+        for scope, file in ((world.globex, first), (world.globex, second), (world.acme, first)):
+            again = import_archive(scope, file)
+            assert (again.created, again.refused) == (0, 0)
+    assert there.events() == told
+    assert there.present() == upstream.present()
+
+
 ANY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
@@ -202,6 +272,22 @@ ANY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_f
 @settings(max_examples=25, **ANY)  # type: ignore[arg-type]
 def test_any_directory_comes_back_whole(tmp_path: Path, entries: list[Entry]):
     comes_back(entries, tmp_path)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("app")
+@given(directories(), written_here())
+@settings(max_examples=20, **ANY)  # type: ignore[arg-type]
+def test_any_tenant_is_equal_elsewhere(tmp_path: Path, entries: list[Entry], documents: list[dict[str, Any]]):
+    is_equal_elsewhere(entries, documents, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("app")
+@given(directories(), written_here())
+@settings(max_examples=10_000, **ANY)  # type: ignore[arg-type]
+def test_many_tenants_are_equal_elsewhere(tmp_path: Path, entries: list[Entry], documents: list[dict[str, Any]]):
+    is_equal_elsewhere(entries, documents, tmp_path)
 
 
 @pytest.mark.soak
