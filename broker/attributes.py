@@ -22,8 +22,9 @@ AD_USER = "urn:scaikey:params:scim:schemas:extension:activedirectory:1.0:User"
 AD_GROUP = "urn:scaikey:params:scim:schemas:extension:activedirectory:1.0:Group"
 SCAIKEY_GROUP = "urn:scaikey:params:scim:schemas:extension:scaikey:1.0:Group"
 UNIT = "urn:scaikey:params:scim:schemas:core:1.0:OrganizationalUnit"
+AGENT = "urn:ietf:params:scim:schemas:core:2.0:Agent"
 
-ResourceType = Literal["User", "Group", "OrganizationalUnit"]
+ResourceType = Literal["User", "Group", "OrganizationalUnit", "Agent"]
 Form = Literal["string", "integer", "decimal", "boolean", "binary", "dateTime", "guid", "sid", "dn"]
 """How a value is written: `decimal` is an int64 as text (JSON numbers lose it), `guid`, `sid` and `binary` start as
 octets."""
@@ -31,6 +32,7 @@ octets."""
 USERS = frozenset[ResourceType]({"User"})
 GROUPS = frozenset[ResourceType]({"Group"})
 UNITS = frozenset[ResourceType]({"OrganizationalUnit"})
+AGENTS = frozenset[ResourceType]({"Agent"})
 PRINCIPALS = USERS | GROUPS
 ALL = USERS | GROUPS | UNITS
 
@@ -169,6 +171,13 @@ CATALOGUE: tuple[Attribute, ...] = (
     Attribute("unit_description", "description", "description", UNITS, many=True, case_exact=True, transform="all"),
     Attribute("unit_managed_by", "managedBy", "managedBy", UNITS, "dn"),
     Attribute("unit_parent", "parent.value", None, UNITS, column="parent_id", transform="refer"),
+    Attribute("agent_user_name", "agentUserName", None, AGENTS, column="name"),
+    Attribute("agent_name", "name", None, AGENTS),
+    Attribute("agent_external_id", "externalId", None, AGENTS, case_exact=True, column="external_id"),
+    Attribute("agent_active", "active", None, AGENTS, "boolean", column="active"),
+    Attribute("agent_display_name", "displayName", None, AGENTS, column="display_name"),
+    Attribute("agent_description", "description", None, AGENTS),
+    Attribute("agent_owners", "owners.value", None, AGENTS, many=True, case_exact=True, number=20),
     Attribute("token_name", f"{SCAIKEY_GROUP}:tokenName", None, GROUPS, read_only=True, column="token_name"),
     _quiet("memberOf"),
     _quiet("lastLogon"),

@@ -30,7 +30,7 @@ from .schemas import RESOURCE_TYPES
 
 Run = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 
-PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou"}
+PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou", "Agent": "agt"}
 MOST_MEMBERS_ANSWERED = 200
 """A PATCH of a larger group is answered without the group."""
 MOST_MEMBERS_SHOWN = 1_000

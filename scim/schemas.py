@@ -16,16 +16,17 @@ import scim2_models as scim
 from pydantic import Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
-from broker.attributes import AD_GROUP, AD_USER, CATALOGUE, SCAIKEY_GROUP, UNIT, Attribute, ResourceType
+from broker.attributes import AD_GROUP, AD_USER, AGENT, CATALOGUE, SCAIKEY_GROUP, UNIT, Attribute, ResourceType
 from broker.errors import BadRequest
 
 from .problems import refusal
 
-RESOURCE_TYPES: tuple[ResourceType, ...] = ("User", "Group", "OrganizationalUnit")
+RESOURCE_TYPES: tuple[ResourceType, ...] = ("User", "Group", "OrganizationalUnit", "Agent")
 ENDPOINTS: Mapping[str, str] = {
     "User": "Users",
     "Group": "Groups",
     "OrganizationalUnit": "OrganizationalUnits",
+    "Agent": "Agents",
     "GroupMember": "GroupMembers",
 }
 MEMBERSHIP = "urn:ietf:params:scim:schemas:core:2.0:GroupMember"
@@ -199,6 +200,25 @@ def _unit() -> type[scim.Resource[Any]]:
     return resource
 
 
+def _agent() -> type[scim.Resource[Any]]:
+    """After draft-wzdk-scim-agent-resource; `name` is what draft-abbey-scim-agent-extension calls an agent by."""
+    owner = [
+        _simple("value", "string", caseExact=True, description="The id of the owner."),
+        _simple("$ref", "reference", caseExact=True, referenceTypes=["User"], description="The URI of the owner."),
+    ]
+    attributes = [
+        _simple("agentUserName", "string", required=True, uniqueness="server", description="The agent's unique name."),
+        _simple("name", "string", description="Another name of the agent; an agent without agentUserName gets this."),
+        _simple("displayName", "string", description="The agent's name for people."),
+        _simple("active", "boolean", description="Whether the agent may act."),
+        _simple("description", "string", description="What the agent is for."),
+        _simple("owners", "complex", multiValued=True, description="People who answer for it.", subAttributes=owner),
+    ]
+    schema = scim.Schema(id=AGENT, name="Agent", description="Software that acts on its own.", attributes=attributes)
+    resource: type[scim.Resource[Any]] = _model(scim.Resource, schema)
+    return resource
+
+
 def _membership() -> type[scim.Resource[Any]]:
     """One member of one group as a resource, after draft-zollner-scim-group-members."""
 
@@ -230,6 +250,7 @@ ActiveDirectoryGroup = _extension(
 )
 TokenGroup = _extension(SCAIKEY_GROUP, "TokenGroup", "The name of a group in tokens.", "Group")
 OrganizationalUnit = _unit()
+Agent = _agent()
 Membership = _membership()
 
 
@@ -242,6 +263,7 @@ MODELS: Mapping[str, type[scim.Resource[Any]]] = {
     "User": _extended(User, EnterpriseUser | ActiveDirectoryUser),
     "Group": _extended(Group, ActiveDirectoryGroup | TokenGroup),
     "OrganizationalUnit": OrganizationalUnit,
+    "Agent": Agent,
     "GroupMember": Membership,
 }
 
@@ -291,12 +313,13 @@ PROVIDER = scim.ScimProvider(
         ActiveDirectoryGroup,
         TokenGroup,
         OrganizationalUnit,
+        Agent,
         Membership,
     ],
     resource_types=[
         scim.ResourceType.from_resource(model)
         # The name of a group in tokens is nobody's to write and shown only on request: not part of the announced type.
-        for model in (MODELS["User"], _extended(Group, ActiveDirectoryGroup), OrganizationalUnit, Membership)
+        for model in (MODELS["User"], _extended(Group, ActiveDirectoryGroup), OrganizationalUnit, Agent, Membership)
     ],
     config=CONFIG,
     policy=POLICY,
@@ -305,10 +328,19 @@ PROVIDER = scim.ScimProvider(
 
 def read(resource_type: str, data: Any, context: scim.Context) -> scim.Resource[Any]:
     """A client's JSON as a model, checked as the operation `context` stands for. Raises BadRequest."""
+    if resource_type == "Agent":
+        data = _called(data)
     try:
         return MODELS[resource_type].model_validate(data, scim_ctx=context, scim_policy=POLICY)
     except ValidationError as error:
         raise refusal(error) from None
+
+
+def _called(data: Any) -> Any:
+    """An agent that has only the name of the other draft is called by it."""
+    if not isinstance(data, dict) or any(key.lower() == "agentusername" for key in data):
+        return data
+    return {**data, "agentUserName": data.get("name")}
 
 
 def written(model: scim.Resource[Any]) -> dict[str, Any]:

@@ -37,7 +37,6 @@ from .walking import Branch, Listing
 MEDIA_TYPE = "application/scim+json"
 
 _RESOURCES = f"/<any({','.join(TYPE_AT)}):endpoint>"
-_EVERY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def render(problem: Problem) -> Response:
@@ -211,15 +210,14 @@ def _not_served(**arguments: str) -> Response:
     raise NotImplementedHere
 
 
-for rule, methods in (("/Me", ("POST", "DELETE")), ("/Agents", _EVERY_METHOD), ("/Agents/<id>", _EVERY_METHOD)):
-    door.route(
-        rule,
-        methods=methods,
-        action=Action.DIRECTORY_READ,
-        context="slug",
-        transaction=False,
-        about=About(announced=False),
-    )(_not_served)
+door.route(
+    "/Me",
+    methods=("POST", "DELETE"),
+    action=Action.DIRECTORY_READ,
+    context="slug",
+    transaction=False,
+    about=About(announced=False),
+)(_not_served)
 
 
 def _list(resource_types: Sequence[str], query: Query) -> Response:

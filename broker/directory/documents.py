@@ -21,16 +21,18 @@ from .transforms import FORMS, Said, text
 Values = dict[str, Any]
 """Flat SCIM key to JSON value."""
 
-NOUN: dict[str, str] = {"User": "user", "Group": "group", "OrganizationalUnit": "unit"}
+NOUN: dict[str, str] = {"User": "user", "Group": "group", "OrganizationalUnit": "unit", "Agent": "agent"}
 CORE: dict[str, str] = {
     "User": catalogue.CORE_USER,
     "Group": catalogue.CORE_GROUP,
     "OrganizationalUnit": catalogue.UNIT,
+    "Agent": catalogue.AGENT,
 }
 OWN: dict[str, str] = {
     "User": catalogue.AD_USER,
     "Group": catalogue.AD_GROUP,
     "OrganizationalUnit": catalogue.UNIT,
+    "Agent": catalogue.AGENT,
 }
 """The schema that carries what an upstream says beyond the standard."""
 MANAGER = f"{catalogue.ENTERPRISE}:manager.value"
@@ -240,7 +242,13 @@ def _indexed(resource_type: str) -> tuple[tuple[int, str | None, str, str | None
     for path, line in keys(resource_type).items():
         if line.number is not None:
             urn, attribute, kind, sub = parse(path)
-            found[line.number, attribute] = (line.number, urn, attribute, sub if kind else None, line.case_exact)
+            found[line.number, attribute] = (
+                line.number,
+                urn,
+                attribute,
+                sub if kind or (sub and line.many) else None,
+                line.case_exact,
+            )
     return tuple(found.values())
 
 

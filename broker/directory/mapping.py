@@ -149,7 +149,7 @@ def _compiled(text: bytes, claims: bool) -> Mapping_:
     rows: list[dict[str, Any]] = orjson.loads(text)
     authority = "fills" if claims else "owns"
     rules: dict[str, tuple[Rule, ...]] = {}
-    for resource_type in CORE:
+    for resource_type in TYPE_OF_KIND.values():
         lines = _claimed(resource_type) if claims else _catalogued(resource_type)
         for row in rows:
             if row.get("to") in keys(resource_type):
@@ -230,7 +230,12 @@ def check_rows(rows: Any) -> list[dict[str, Any]]:
     """Validate a provider's mapping rows. Raises ValidationFailed naming each row that cannot work."""
     if not isinstance(rows, list):
         raise ValidationFailed(errors={"attribute_mapping": ["A mapping is a list of rows."]})
-    lines = {path: line for resource_type in CORE for path, line in keys(resource_type).items() if not line.read_only}
+    lines = {
+        path: line
+        for resource_type in TYPE_OF_KIND.values()
+        for path, line in keys(resource_type).items()
+        if not line.read_only
+    }
     errors: dict[str, list[str]] = {}
     mapped: set[str] = set()
     for index, row in enumerate(rows):

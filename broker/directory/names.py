@@ -58,9 +58,9 @@ def refused(tenant: str, claims: Sequence[Claim]) -> set[str]:
 
 
 def is_clash(error: IntegrityError) -> bool:
-    """Whether the database refused a userName that somebody else took in the same moment."""
+    """Whether the database refused a name that somebody else took in the same moment."""
     diagnosis = getattr(error.orig, "diag", None)
-    return getattr(diagnosis, "constraint_name", None) == "uq_resources_user_name"
+    return getattr(diagnosis, "constraint_name", None) in ("uq_resources_user_name", "uq_resources_agent_name")
 
 
 _ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('token_name ' || :tenant, 0))")

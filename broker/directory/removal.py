@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ..db import db
 from ..endings import DISABLED, end_all_of
 from ..events import Changes, record
-from . import layers, members, references, rows
+from . import layers, members, owners, references, rows
 from .mapping import SIGN_IN_KINDS
 from .news import Tally, tell_members
 from .outcome import EXPLICIT, Loss, Outcome, decode_leaving
@@ -226,6 +226,7 @@ def remove_rows(
     _end_privileges(tenant, ids, changes)
     members.forget(tenant, ids, tally)
     references.left(tenant, ids, via, changes)
+    owners.left(tenant, ids, changes)
 
 
 def _end_privileges(tenant: str, ids: Sequence[str], changes: Changes) -> None:

@@ -1,4 +1,4 @@
-"""Whether somebody new may come in: a userName of his own, and a place among those the partner allows.
+"""Whether somebody new may come in: a name of his own, and a place among those the partner allows.
 
 Owns the statements that ask, and the refusals. Two who come in the same moment are told apart by the unique index for
 names and by a lock for places.
@@ -15,12 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from ..db import db
 from ..errors import Conflict, LimitExceeded
 from . import names
-from .rows import Row
+from .rows import NAMED_BY, Row
 
-_NAME_HELD = sa.text("""
-    SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
+_NAME_HELD = """
+    SELECT 1 FROM resources WHERE tenant_id = :tenant AND type = '<type>' AND removed_at IS NULL
       AND name_key = :key AND id <> :id
-""")
+"""
+_HELD = {name: sa.text(_NAME_HELD.replace("<type>", name)) for name in NAMED_BY}
 _LIMIT = sa.text("""
     SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
 """)
@@ -41,6 +42,7 @@ _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tena
 def check_arrival(tenant: str, row: Row) -> None:
     """Whether a new resource may come in. Raises Conflict (`uniqueness`) and LimitExceeded."""
     if row.type != "User":
+        check_name(tenant, row)
         return
     taken, limited, row.arrived_at = db.session().execute(_ARRIVAL, {"tenant": tenant, "key": row.name_key}).one()
     if taken:
@@ -51,10 +53,10 @@ def check_arrival(tenant: str, row: Row) -> None:
 
 def check_name(tenant: str, row: Row) -> None:
     """Whether the name that somebody takes is free. Raises Conflict (`uniqueness`)."""
-    if row.type != "User":
+    if row.type not in NAMED_BY:
         return
-    if db.session().execute(_NAME_HELD, {"tenant": tenant, "key": row.name_key, "id": row.id}).first():
-        raise _taken()
+    if db.session().execute(_HELD[row.type], {"tenant": tenant, "key": row.name_key, "id": row.id}).first():
+        raise _taken(NAMED_BY[row.type])
 
 
 def places(tenant: str) -> int | None:
@@ -74,13 +76,13 @@ def check_room(tenant: str) -> None:
 
 
 @contextmanager
-def one_name_each() -> Iterator[None]:
-    """Two who take the same userName in the same moment: the later one meets the index."""
+def one_name_each(attribute: str = "userName") -> Iterator[None]:
+    """Two who take the same name in the same moment: the later one meets the index."""
     try:
         yield
     except IntegrityError as error:
         if names.is_clash(error):
-            raise _taken() from None
+            raise _taken(attribute) from None
         raise
 
 
@@ -88,5 +90,5 @@ def _limit(tenant: str) -> int | None:
     return db.session().execute(_LIMIT, {"tenant": tenant}).scalar()
 
 
-def _taken() -> Conflict:
-    return Conflict("The userName belongs to somebody else", scim_type="uniqueness")
+def _taken(attribute: str = "userName") -> Conflict:
+    return Conflict(f"The {attribute} belongs to somebody else", scim_type="uniqueness")

@@ -21,7 +21,11 @@ from ..db import arrays, db
 from . import documents, mapping
 from .mapping import MANAGER, PARENT, Values
 
-PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou"}
+PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou", "Agent": "agt"}
+NAMED_BY = {"User": "userName", "Agent": "agentUserName"}
+"""The flat key of what a resource is called by, where that is not its displayName."""
+SWITCHED = ("User", "Agent")
+"""Types whose resources may be inactive."""
 LONGEST_NAME = 500
 """Characters of a userName or a group's name that the unique index takes."""
 LONGEST_REF = 2_000
@@ -263,7 +267,7 @@ def ref_key(ref: str) -> str:
 
 def name_attribute(resource_type: str) -> str:
     """The flat key of the value a resource is called by."""
-    return "userName" if resource_type == "User" else "displayName"
+    return NAMED_BY.get(resource_type, "displayName")
 
 
 def settle(row: Row, values: Values) -> None:
@@ -319,14 +323,12 @@ def fit_living(row: Row, values: Values) -> tuple[Values, Unfit | None]:
 
 def compose(row: Row, values: Values) -> None:
     """Write the row's document from values that fit it and from what its columns refer to."""
-    people = row.type == "User"
     hidden = {"active", MANAGER, PARENT, *mapping.stored_extras(row.type, values)}
     document = mapping.nested(row.type, row.id, {key: value for key, value in values.items() if key not in hidden})
-    if people:
-        if not row.active or "active" not in row.local:
-            document["active"] = row.active
-        if row.manager_id is not None:
-            documents.point(document, MANAGER, row.manager_id)
+    if row.type in SWITCHED and (not row.active or "active" not in row.local):
+        document["active"] = row.active
+    if row.type == "User" and row.manager_id is not None:
+        documents.point(document, MANAGER, row.manager_id)
     elif row.type == "OrganizationalUnit" and row.parent_id is not None:
         documents.point(document, PARENT, row.parent_id)
     row.write(document)

@@ -23,7 +23,7 @@ from ..endings import DISABLED, end_all_of
 from ..errors import NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider
-from . import layers, links, mapping, members, names, references, removal, restoring, room, rows
+from . import layers, links, mapping, members, names, owners, references, removal, restoring, room, rows
 from .admission import Admission, Arrival
 from .apply import PageOfChanges
 from .documents import MANAGER, PARENT, Values, apart, differing, flattened, holds_nul, put, stored_extras
@@ -81,12 +81,13 @@ class Directory:
         values = flattened(resource_type, document)
         self._take_active(row, values, ())
         self._take_references(row, values, (), pin=False, complete=False)
+        owners.check(self.tenant, row.type, values)
         row.local = values
         self._settle(row, ())
         with directory_writes():
             room.check_arrival(self.tenant, row)
             names.name_tokens(self.tenant, [row])
-            with room.one_name_each():
+            with room.one_name_each(rows.name_attribute(row.type)):
                 rows.insert(self.tenant, [row])
             if wanted := _member_ids(document):
                 self._check_members(row.id, wanted)
@@ -118,11 +119,12 @@ class Directory:
         extras = stored_extras(resource_type, row.local)
         silent = (row.local, dict(row.pins), row.disabled)
         values = flattened(resource_type, document)
-        unassigned = complete and resource_type == "User" and "active" not in values
+        unassigned = complete and resource_type in rows.SWITCHED and "active" not in values
         if unassigned:
             values["active"] = True
         self._take_active(row, values, said)
         self._take_references(row, values, said, pin=pin, complete=complete)
+        owners.check(self.tenant, row.type, values)
         self._take_values(row, values, said, pin=pin, complete=complete)
         if unassigned:
             # Kept so that the attribute stays unassigned: the person is active, and nobody says so (RFC 7644 3.5.2.2).
@@ -136,7 +138,7 @@ class Directory:
             hidden = stored_extras(resource_type, row.local)
             if row.document != before or hidden != extras:
                 row.version += 1
-                with room.one_name_each():
+                with room.one_name_each(rows.name_attribute(row.type)):
                     rows.update(self.tenant, [row])
                 changed = differing(old, row.read())
                 changed += sorted(key for key in {*extras, *hidden} if extras.get(key) != hidden.get(key))
@@ -295,7 +297,7 @@ class Directory:
     def _take_active(self, row: Row, values: Values, said: Sequence[Said]) -> None:
         """Take `active` out of the values. Who is inactive already stays so without being disabled here as well: a
         client that gives back what it was given changes nothing."""
-        if row.type != "User":
+        if row.type not in rows.SWITCHED:
             return
         active = values.pop("active", None)
         if active is False and row.active:

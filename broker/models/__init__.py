@@ -26,13 +26,14 @@ from .oauth import (
     ServiceAccount,
     SigningKey,
 )
-from .people import Group, Link, LinkRecord, Membership, OrganizationalUnit, Resource, ResourceValue, User
+from .people import Agent, Group, Link, LinkRecord, Membership, OrganizationalUnit, Resource, ResourceValue, User
 from .providers import HeldRemoval, IdentityProvider, SyncRun, SyncSkip
 from .sign_in import Attempt, OneTime, Password, Session, SignInFlow
 from .targets import TargetConvergence, TargetDrift, TargetRun
 from .tenancy import Domain, Partner, PlatformFact, RetiredSlug, SettingValue, Tenant
 
 __all__ = [
+    "Agent",
     "Application",
     "ApplicationAccess",
     "ArchiveRefusal",

@@ -20,7 +20,7 @@ LIVE = text("removed_at IS NULL")
 
 
 class Resource(Stamped, DirectoryOwned, Base):
-    """A person, a group or an organisational unit; `type` is the SCIM resource type."""
+    """A person, a group, an organisational unit or an agent; `type` is the SCIM resource type."""
 
     __tablename__ = "resources"
     __mapper_args__ = {"polymorphic_on": "type"}
@@ -28,13 +28,20 @@ class Resource(Stamped, DirectoryOwned, Base):
         belongs_to_tenant(),
         same_tenant("manager_id", "resources.id", ondelete="NO ACTION"),
         same_tenant("parent_id", "resources.id", ondelete="NO ACTION"),
-        CheckConstraint("type IN ('User', 'Group', 'OrganizationalUnit')", "type"),
+        CheckConstraint("type IN ('User', 'Group', 'OrganizationalUnit', 'Agent')", "type"),
         Index(
             "uq_resources_user_name",
             "tenant_id",
             "name_key",
             unique=True,
             postgresql_where=text("type = 'User' AND removed_at IS NULL"),
+        ),
+        Index(
+            "uq_resources_agent_name",
+            "tenant_id",
+            "name_key",
+            unique=True,
+            postgresql_where=text("type = 'Agent' AND removed_at IS NULL"),
         ),
         Index(
             "uq_resources_token_name",
@@ -87,7 +94,7 @@ class Resource(Stamped, DirectoryOwned, Base):
     id: Mapped[Key] = mapped_column(primary_key=True)
     type: Mapped[Key]
     name: Mapped[str]
-    """`userName` of a person, `displayName` of a group or unit."""
+    """`userName` of a person, `agentUserName` of an agent, `displayName` of a group or unit."""
     name_key: Mapped[Key]
     display_name: Mapped[str | None]
     display_key: Mapped[Key | None]
@@ -125,6 +132,12 @@ class Group(Resource):
 
 class OrganizationalUnit(Resource):
     __mapper_args__ = {"polymorphic_identity": "OrganizationalUnit"}
+
+
+class Agent(Resource):
+    """Software that acts on its own (an MCPAgent): it is nobody's user and has no credentials here."""
+
+    __mapper_args__ = {"polymorphic_identity": "Agent"}
 
 
 class ResourceValue(DirectoryOwned, Base):

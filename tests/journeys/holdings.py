@@ -236,6 +236,7 @@ def furnish(holding: Holding) -> dict[str, str]:
         member = directory.create("User", {"userName": f"{mark}-member", "emails": [{"value": f"a@{mark}.example"}]}).id
         group = directory.create("Group", {"displayName": f"{mark} group", "members": [{"value": member}]}).id
         crowd = directory.create("Group", {"displayName": f"{mark} crowd", "members": [{"value": member}]}).id
+        agent = directory.create("Agent", {"agentUserName": f"{mark}-agent", "owners": [{"value": member}]}).id
         application = applications.create({"name": f"{mark} application", "type": "web", "audience": mark})
         spare = applications.create({"name": f"{mark} spare", "type": "web"})
         assignment = applications.assign_to(application, user, [f"{mark}-role"])
@@ -285,6 +286,7 @@ def furnish(holding: Holding) -> dict[str, str]:
         things |= {
             "session": browser.id,
             "unit": unit_,
+            "agent": agent,
             "user": user,
             "member": member,
             "group": group,

@@ -25,7 +25,7 @@ from tests.journeys.holdings import Holding
 
 Things = Mapping[str, str]
 
-ENDPOINTS = {"Users": "user", "Groups": "group", "OrganizationalUnits": "unit"}
+ENDPOINTS = {"Users": "user", "Groups": "group", "OrganizationalUnits": "unit", "Agents": "agent"}
 USER = "urn:ietf:params:scim:schemas:core:2.0:User"
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 PATCH = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
@@ -149,6 +149,7 @@ BODIES: dict[tuple[str, str], Body] = {
     ("POST", "/Users/.search"): _SEARCH,
     ("POST", "/Groups/.search"): _SEARCH,
     ("POST", "/OrganizationalUnits/.search"): _SEARCH,
+    ("POST", "/Agents/.search"): _SEARCH,
     ("POST", "/Users"): Body(_managed("made"), foreign=True),
     ("PUT", "/Users/<id>"): Body(_managed("said-anew"), foreign=True),
     ("PATCH", "/Users/<id>"): Body(
@@ -166,6 +167,15 @@ BODIES: dict[tuple[str, str], Body] = {
     ),
     ("POST", "/OrganizationalUnits"): Body(
         lambda o: {"displayName": "New", "parent": {"value": o["unit"]}}, foreign=True
+    ),
+    ("POST", "/Agents"): Body(
+        lambda o: {"agentUserName": "new-" + ids.new("agt")[-8:], "owners": [{"value": o["user"]}]}, foreign=True
+    ),
+    ("PUT", "/Agents/<id>"): Body(
+        lambda o: {"agentUserName": "said-" + ids.new("agt")[-8:], "owners": [{"value": o["member"]}]}, foreign=True
+    ),
+    ("PATCH", "/Agents/<id>"): Body(
+        lambda o: _patch({"op": "add", "path": "owners", "value": [{"value": o["user"]}]}), foreign=True
     ),
     ("PUT", "/OrganizationalUnits/<id>"): Body(lambda o: {"displayName": "Changed"}),
     ("PATCH", "/OrganizationalUnits/<id>"): Body(

@@ -37,6 +37,7 @@ _PREFIX = {
     "group": "grp",
     "crowd": "grp",
     "unit": "ou",
+    "agent": "agt",
     "application": "app",
     "assignment": "asg",
     "role assignment": "rol",
