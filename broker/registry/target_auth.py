@@ -32,7 +32,7 @@ _OPEN = ("token_url", "client_id", "token_endpoint_auth_method", "scope", "audie
 
 def keep(target: ScimTarget, auth: Mapping[str, Any]) -> bool:
     """Take over how we prove ourselves; whether it is another way or secret than before. Raises ValidationFailed."""
-    public = {"method": "bearer"} if auth["method"] == "bearer" else _client(auth)
+    public: dict[str, Any] = {"method": "bearer"} if auth["method"] == "bearer" else _client(auth)
     name = secret_name(public)
     _only(auth, {name} if name == "token" else {*_OPEN, name})
     given = auth.get(name)
