@@ -177,7 +177,9 @@ class TargetClient:
 
     def find(self, resource_type: str, attribute: str, value: str) -> list[Remote]:
         """Those whose `attribute` equals the value. Refused when the receiver ignores filters: it tells none apart."""
-        query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", **self._first(10)}
+        query: dict[str, str] = {}
+        if self.profile.searches:
+            query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", **self._first(10)}
         if resource_type == "Group" and self.profile.excludes:
             query["excludedAttributes"] = "members"
         path = f"/{ENDPOINTS[resource_type]}"
@@ -194,6 +196,10 @@ class TargetClient:
                 f"GET {path} answered {response.status} with something that is no list", status=response.status
             )
         remotes = [self._remote("GET", path, response, one) for one in listed]
+        if not self.profile.searches:
+            if Remote("", found).get("totalResults") > len(remotes):
+                raise Refused(f"GET {path}: the target can neither search nor list everybody at once")
+            return [one for one in remotes if one.get(attribute) is not None and _agrees(one, attribute, value)]
         if not all(_agrees(remote, attribute, value) for remote in remotes):
             raise Refused(f"GET {path}: the target does not filter by {attribute}")
         return remotes

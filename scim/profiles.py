@@ -36,6 +36,8 @@ class Profile:
     """Operations one PATCH of a person may have; 0: any number."""
     filters: frozenset[str] = frozenset({"externalId", "userName", "displayName"})
     """Attributes by which it can be searched."""
+    searches: bool = True
+    """Whether it filters and counts; one that does not is asked for everybody, and searched here."""
     disjunctions: bool = False
     """Whether a filter may hold `or`."""
     paging: Literal["index", "cursor", "none"] = "index"
@@ -97,6 +99,7 @@ def of(name: str, capabilities: Mapping[str, Any]) -> Profile:
         profile,
         bulk_operations=min(bulk["operations"], _MOST_OPERATIONS) if bulk else 0,
         bulk_payload=min(bulk["payload"], _MOST_PAYLOAD) if bulk else 0,
+        searches=capabilities.get("searches", True),
         disjunctions=bool(capabilities.get("filter")),
         paging="cursor" if capabilities.get("cursor") else "index",
         page=min(capabilities.get("max_results") or profile.page, 200),
@@ -122,6 +125,9 @@ def capabilities(config: Any, schemas: Any, types: Any) -> dict[str, Any]:
         said["filter"] = True
         if most := _number(search, "maxResults"):
             said["max_results"] = most
+    unsearched = config.get("filter")
+    if isinstance(unsearched, dict) and unsearched.get("supported") is False:
+        said["searches"] = False
     pagination = config.get("pagination")
     if isinstance(pagination, dict) and pagination.get("cursor") is True:
         said["cursor"] = True

@@ -215,7 +215,9 @@ class Errand:
                 return None
             self.check()
             try:
-                return self.client.create(self.kind, work.document)
+                # Some want to be told that a new group is empty.
+                members: dict[str, Any] = {"members": []} if self.kind == "Group" else {}
+                return self.client.create(self.kind, {**work.document, **members})
             except Clash as clash:
                 remote_id = self.known_there()
                 if remote_id is None:

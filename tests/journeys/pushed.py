@@ -50,7 +50,9 @@ def people_at(remote: Remote) -> dict[str, Seen]:
 
 def groups_at(remote: Remote) -> dict[str, set[str]]:
     """Who is in which group there. Some servers keep the ids of accounts they deleted: those give nobody anything."""
-    names = {user["id"]: name for name, user in remote.users().items()}
+    users = remote.users()
+    # canaille shows a member by his name.
+    names = {user["id"]: name for name, user in users.items()} | {name: name for name in users}
     listed = remote.all("Groups")
     groups = {
         group["displayName"]: {names[one["value"]] for one in group.get("members") or [] if one["value"] in names}

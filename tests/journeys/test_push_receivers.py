@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.pushed import Life, settle, target_of
-from tests.receivers import Remote, scim2_server, scimmy
+from tests.journeys.pushed import PEOPLE, Life, described, groups_at, people_at, settle, target_of, told
+from tests.receivers import Remote, canaille, scim2_server, scimmy
 from tests.scim.test_push import Tenant, acme, drain, pushing
 
 __all__ = ["acme", "pushing"]
@@ -54,3 +54,31 @@ def test_a_receiver_equals_the_directory_at_every_step(acme: Tenant, remote: Rem
         settle(acme)
         life.compare(remote)
     assert drain().worked == 0
+
+
+@pytest.mark.timeout(180)
+def test_one_that_neither_searches_nor_counts_has_everybody_once_too(acme: Tenant, logs: Path) -> None:
+    """canaille. It shows members by their names, renames no group, and fails when a member is taken out of one."""
+    with canaille(logs / "canaille.log") as remote:
+        target_of(acme, remote, "delete")
+        ids = {name: acme.user(name, **described(name)) for name in PEOPLE}
+        assignments = {name: acme.assign(id) for name, id in ids.items()}
+        staff = acme.group("Staff", [ids["alice"], ids["bob"]])
+        acme.assign(staff)
+        settle(acme)
+        there = {name: told(name) for name in PEOPLE}
+        assert (people_at(remote), groups_at(remote)) == (there, {"Staff": {"alice", "bob"}})
+        acme.change(ids["alice"], **described("alice", "Director", "Board"))
+        acme.change(ids["bob"], **described("bob", active=False))
+        acme.members(staff, add=[ids["carol"]])
+        settle(acme)
+        there |= {"alice": told("alice", title="Director", department="Board"), "bob": told("bob", active=False)}
+        assert (people_at(remote), groups_at(remote)) == (there, {"Staff": {"alice", "bob", "carol"}})
+        acme.change(ids["bob"], **described("bob", active=True))
+        acme.unassign(assignments["erin"])
+        acme.remove(ids["frank"])
+        settle(acme)
+        there["bob"] = told("bob")
+        del there["erin"], there["frank"]
+        assert (people_at(remote), groups_at(remote)) == (there, {"Staff": {"alice", "bob", "carol"}})
+        assert drain().worked == 0
