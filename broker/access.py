@@ -42,19 +42,20 @@ SELECT found.kind, found.id, found.tenant, shown.*
 FROM found, LATERAL (
     SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status,
            c.principal, c.name, c.account, c.usable, c.revoked_at, c.issued_at, c.expires_at, c.scopes, c.audiences,
-           c.allow_password,
+           c.allow_password, c.mode,
            CASE WHEN found.kind = 'pat' THEN {held} END AS held
     FROM tenants t, LATERAL (
         SELECT p.user_id AS principal, u.name,
                (SELECT a.name FROM service_accounts a WHERE a.tenant_id = u.tenant_id AND a.id = u.id) AS account,
                {usable} AS usable,
-               p.revoked_at, p.created_at AS issued_at, p.expires_at, p.scopes, p.audiences, false AS allow_password
+               p.revoked_at, p.created_at AS issued_at, p.expires_at, p.scopes, p.audiences, false AS allow_password,
+               'tolerant' AS mode
         FROM personal_access_tokens p
         JOIN resources u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
         WHERE found.kind = 'pat' AND p.tenant_id = found.tenant AND p.id = found.id
         UNION ALL
         SELECT s.id, s.name, NULL, true, s.revoked_at, s.created_at, s.expires_at,
-               '["scim"]'::jsonb, '["scaikey"]'::jsonb, s.allow_password
+               '["scim"]'::jsonb, '["scaikey"]'::jsonb, s.allow_password, s.mode
         FROM scim_tokens s
         WHERE found.kind = 'scim' AND s.tenant_id = found.tenant AND s.id = found.id
         OFFSET 0
@@ -112,6 +113,7 @@ def _by_secret(secret: str, audience: str | None) -> Actor:
         credential_id=row.id,
         audiences=frozenset(row.audiences),
         allow_password=row.allow_password,
+        mode=row.mode,
         expires_at=row.expires_at,
     )
 

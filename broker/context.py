@@ -64,6 +64,8 @@ class Actor:
     credential_id: str | None = None
     audiences: frozenset[str] = field(default=frozenset())
     allow_password: bool = False
+    mode: Literal["tolerant", "strict"] = "tolerant"
+    """How the SCIM door hears it."""
     expires_at: datetime | None = None
     """When the credential ends."""
 

@@ -13,11 +13,11 @@ import scim2_models as scim
 from scim2_server.conditions import Conditions
 
 from broker import ids
-from broker.context import Scope
+from broker.context import Scope, current_actor
 from broker.directory import Directory
 from broker.errors import Forbidden, MethodNotAllowed, NotFound
 
-from . import memberships, reading, schemas, storage
+from . import dialects, memberships, reading, schemas, storage
 from .patch import check, drop_members, patch
 from .reading import PREFIX, in_unit
 from .resources import Projection, Row
@@ -47,7 +47,8 @@ class Writer:
         return self.scope.tenant_id
 
     def create(self, wanted: Projection, body: Any) -> Done:
-        resource = schemas.read(wanted.resource_type, body, scim.Context.RESOURCE_CREATION_REQUEST)
+        said = _plain(wanted.resource_type, "POST", body)
+        resource = schemas.read(wanted.resource_type, said, scim.Context.RESOURCE_CREATION_REQUEST)
         if wanted.resource_type == MEMBER:
             id = memberships.create(self.tenant, resource)
             return Done(201, *memberships.present(self.tenant, self.base, wanted, id))
@@ -57,7 +58,8 @@ class Writer:
     def replace(self, wanted: Projection, id: str, body: Any, conditions: Conditions) -> Done:
         """What an upstream owns and the client leaves out stays."""
         resource_type = wanted.resource_type
-        resource = schemas.read(resource_type, body, scim.Context.RESOURCE_REPLACEMENT_REQUEST)
+        said = _plain(resource_type, "PUT", body)
+        resource = schemas.read(resource_type, said, scim.Context.RESOURCE_REPLACEMENT_REQUEST)
         if resource_type == MEMBER:
             found = memberships.present(self.tenant, self.base, wanted, id)
             check(conditions, found[0].version, "PUT")
@@ -77,7 +79,8 @@ class Writer:
             raise MethodNotAllowed("A membership is made and removed, never changed")
         if not ids.is_id(id, PREFIX[resource_type]):
             raise NotFound
-        patch(self.scope, self.base, resource_type, id, body, conditions, pin=self.pin)
+        said = _plain(resource_type, "PATCH", body)
+        patch(self.scope, self.base, resource_type, id, said, conditions, pin=self.pin)
         if resource_type == "Group" and wanted.lists and reading.has_many_members(in_unit, self.tenant, id):
             return Done(204, reading.row(in_unit, self.tenant, self.base, resource_type, id, lists=False))
         return Done(200, *reading.one(in_unit, self.tenant, self.base, wanted, id))
@@ -95,3 +98,7 @@ class Writer:
             raise Forbidden("Service accounts are not removed by SCIM")
         Directory().remove(resource_type, id)
         return Done(204)
+
+
+def _plain(resource_type: str, method: str, body: Any) -> Any:
+    return dialects.normalise(resource_type, method, body, current_actor().mode)

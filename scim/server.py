@@ -22,8 +22,9 @@ from broker.doors import About, Door, json_body, scope
 from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, Problem
 from broker.policy import Action, authorize
 
-from . import bulk, reading
+from . import bulk, reading, strict
 from .asking import Query, Walk, from_arguments, from_message
+from .dialects import STRICT
 from .filters import conditions
 from .memberships import Memberships
 from .operations import MEMBER, Done, Writer
@@ -223,6 +224,8 @@ door.route(
 def _list(resource_types: Sequence[str], query: Query) -> Response:
     """The page that a query asks for: of one type by index, which is most of them, or of a walk."""
     tenant, base = _tenant(), _base()
+    if query.filter is not None and _is_strict():
+        strict.check_filter(query.filter)
     wanted = [projection(name, query.attributes, query.excluded) for name in resource_types]
     filters = conditions(resource_types, query.filter) if query.filter is not None else [None] * len(wanted)
     if query.cursor is None and len(wanted) == 1:
@@ -263,11 +266,11 @@ def _list_members(query: Query) -> Response:
 def _discovery(what: str, name: str | None = None) -> Response:
     if "filter" in request.args:
         raise Forbidden("Discovery endpoints are not filtered")
-    return Response(_discovered(_base(), what, name), content_type=MEDIA_TYPE)
+    return Response(_discovered(_base(), what, name, _is_strict()), content_type=MEDIA_TYPE)
 
 
 @lru_cache(maxsize=1_024)
-def _discovered(base: str, what: str, name: str | None) -> bytes:
+def _discovered(base: str, what: str, name: str | None, is_strict: bool) -> bytes:
     place = f"{base}/{what}"
     try:
         match what, name:
@@ -288,7 +291,13 @@ def _discovered(base: str, what: str, name: str | None) -> bytes:
         # Described, but not announced: see decision 81.
         listed = [one for one in body["Resources"] if one["name"] != MEMBER]
         body |= {"Resources": listed, "totalResults": len(listed), "itemsPerPage": len(listed)}
+    if what == "ServiceProviderConfig" and is_strict:
+        body |= {"etag": {"supported": False}, "interopProfileConformant": True}
     return orjson.dumps(body)
+
+
+def _is_strict() -> bool:
+    return current_actor().mode == STRICT
 
 
 def _tenant() -> str:
@@ -314,7 +323,8 @@ def _me() -> str:
 
 
 def _body(max_bytes: int = MAX_BYTES) -> object:
-    return json_body(media_types=(MEDIA_TYPE, "application/json"), max_bytes=max_bytes)
+    media_types = (MEDIA_TYPE,) if _is_strict() else (MEDIA_TYPE, "application/json")
+    return json_body(media_types=media_types, max_bytes=max_bytes)
 
 
 def _wishes(endpoint: str) -> Projection:
@@ -326,7 +336,9 @@ def _wishes_of(resource_type: str) -> Projection:
 
 
 def _conditions() -> Conditions | None:
-    """The conditional headers, when there are any."""
+    """The conditional headers, when there are any. The interoperability profile knows none."""
+    if _is_strict():
+        return None
     if_match, if_none_match = request.headers.get("If-Match"), request.headers.get("If-None-Match")
     return None if if_match is None and if_none_match is None else Conditions(if_match, if_none_match)
 
@@ -343,15 +355,19 @@ def _done(resource_type: str, done: Done) -> Response:
     if done.row is None:
         return Response(status=done.status)
     if done.body is None:
-        return Response(status=done.status, headers={"ETag": etag(done.row.version)})
+        return Response(status=done.status, headers=_tag(done.row))
     response = _answer(resource_type, done.row, done.body, done.status)
     if done.status == 201:
         response.headers["Location"] = response.headers["Content-Location"]
     return response
 
 
+def _tag(row: Row) -> dict[str, str]:
+    return {} if _is_strict() else {"ETag": etag(row.version)}
+
+
 def _answer(resource_type: str, row: Row, body: bytes, status: int = 200) -> Response:
-    headers = {"ETag": etag(row.version), "Content-Location": location(_base(), resource_type, row.id)}
+    headers = {**_tag(row), "Content-Location": location(_base(), resource_type, row.id)}
     if row.more:
         headers["Link"] = f"<{_base()}/GroupMembers?cursor=&filter=group.value%20eq%20%22{row.id}%22>; rel=members"
     return Response(body, status, headers, content_type=MEDIA_TYPE)

@@ -5,9 +5,7 @@ Their form and digests are `broker.credentials`'; what one may touch is `scim.st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from flask import Response
@@ -17,7 +15,7 @@ from broker.api.applications import RotationShape
 from broker.api.door import api, body, check_if_match, created, listed, nothing, show
 from broker.api.shapes import NAME, Shape, auto_field, fields, one_of, take, take_changes
 from broker.doors import About
-from broker.errors import NotAvailable, NotFound
+from broker.errors import NotFound
 from broker.models import ScimToken
 from broker.policy import Action
 
@@ -57,7 +55,6 @@ def list_scim_tokens() -> Response:
 def create_scim_token() -> Response:
     """Make an inbound SCIM credential. `token` is shown in this answer only."""
     values = take(ScimTokenShape, body())
-    _check_mode(values)
     token, secret = credentials.mint_scim_token(values)
     return created(ScimTokenShape, token, f"/scim-tokens/{token.id}", token=secret)
 
@@ -79,7 +76,6 @@ def change_scim_token(token_id: str) -> Response:
     token = _token(token_id, Action.SCIM_TOKEN_WRITE)
     check_if_match(ScimTokenShape, token)
     values = take_changes(ScimTokenShape, token, body())
-    _check_mode(values)
     credentials.change_scim_token(token, values)
     return show(ScimTokenShape, token)
 
@@ -108,11 +104,6 @@ def revoke_scim_token(token_id: str) -> Response:
     check_if_match(ScimTokenShape, token)
     credentials.revoke(token)
     return nothing()
-
-
-def _check_mode(values: Mapping[str, Any]) -> None:
-    if values.get("mode") == "strict":
-        raise NotAvailable(errors={"mode": ["Available: tolerant."]})
 
 
 def _token(token_id: str, to: Action) -> ScimToken:

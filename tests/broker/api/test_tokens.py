@@ -244,9 +244,10 @@ def test_wrong_scim_token_fields_are_named(cast: Cast, fields: dict[str, Any], w
     assert code(refused) == (422, "validation_failed") and list(refused.get_json()["errors"]) == [wrong]
 
 
-def test_the_strict_mode_is_not_available(cast: Cast) -> None:
-    refused = cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "strict"})
-    assert code(refused) == (422, "not_available") and set(refused.get_json()["errors"]) == {"mode"}
+def test_a_scim_token_is_tolerant_or_strict_and_nothing_else(cast: Cast) -> None:
+    made = cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "strict"})
+    assert made.status_code == 201 and made.get_json()["mode"] == "strict"
+    assert cast.acme_admin.post("/scim-tokens", {"name": "hr"}).get_json()["mode"] == "tolerant"
     assert code(cast.acme_admin.post("/scim-tokens", {"name": "hr", "mode": "loose"})) == (422, "validation_failed")
 
 
