@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import sqlalchemy as sa
 
 from ..db import arrays, db
+from ..errors import ValidationFailed
 from ..events import Changes
 from . import documents, rows
 from .documents import MANAGER, PARENT
@@ -25,6 +26,16 @@ Resolved = Mapping[str, tuple[str, str]]
 _SHOWN = {"User": MANAGER, "OrganizationalUnit": PARENT}
 """The reference that a type's document shows; a person's unit is kept in the row alone."""
 
+_ONE_MOVE = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('units ' || :tenant, 0))")
+_ABOVE = sa.text("""
+    WITH RECURSIVE up(id) AS (
+        SELECT CAST(:parent AS text) COLLATE "C"
+        UNION
+        SELECT r.parent_id FROM up, LATERAL (
+            SELECT r.parent_id FROM resources r WHERE r.tenant_id = :tenant AND r.id = up.id
+              AND r.parent_id IS NOT NULL OFFSET 0) r)
+    SELECT 1 FROM up WHERE up.id = :unit
+""")
 _RESOLVE = sa.text("""
     SELECT l.* FROM unnest(CAST(:refs AS text[])) AS u(ref) CROSS JOIN LATERAL (
         SELECT ref, resource_id, kind FROM links WHERE tenant_id = :tenant AND provider_id = :via AND ref = u.ref
@@ -100,6 +111,15 @@ def correct(tenant: str, via: str, run_no: int, changes: Changes) -> None:
                 row.parent_id = meant(now, row.parent_ref, "unit")
 
         _write(tenant, loaded.values(), repoint, changes)
+
+
+def check_above(tenant: str, unit: str, parent: str) -> None:
+    """Whether the unit may be in that parent. Raises ValidationFailed: the parent is the unit, or inside it. Moves of
+    one tenant's units come one after the other, or two of them could close a circle together."""
+    where = {"tenant": tenant, "unit": unit, "parent": parent}
+    db.session().execute(_ONE_MOVE, {"tenant": tenant})
+    if db.session().execute(_ABOVE, where).first() is not None:
+        raise ValidationFailed(f"{PARENT}: a unit cannot be inside itself", scim_type="invalidValue")
 
 
 def left(tenant: str, gone: Sequence[str], via: str | None, changes: Changes) -> None:

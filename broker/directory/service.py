@@ -324,6 +324,8 @@ class Directory:
                 found = db.session().execute(_KIND, {"tenant": self.tenant, "id": wanted}).scalar()
                 if found != target:
                     raise ValidationFailed(f"{key}: there is no such {target}", scim_type="invalidValue")
+                if key == PARENT:
+                    references.check_above(self.tenant, row.id, wanted)
             row.pins.pop(key, None)
             if key in owned and wanted != self._referred(row, getattr(row, ref), kind):
                 row.pins[key] = wanted

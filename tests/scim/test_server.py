@@ -335,6 +335,26 @@ def test_units_have_parents(acme: Scim) -> None:
     assert acme.delete(f"/OrganizationalUnits/{parent['id']}").status_code == 204
 
 
+def test_a_unit_is_never_inside_itself(acme: Scim) -> None:
+    top = acme.make("/OrganizationalUnits", displayName="Top")["id"]
+    middle = acme.make("/OrganizationalUnits", displayName="Middle", parent={"value": top})["id"]
+    low = acme.make("/OrganizationalUnits", displayName="Low", parent={"value": middle})["id"]
+    for parent in (top, middle, low):
+        move = {"op": "replace", "path": "parent", "value": {"value": parent}}
+        refused(acme.patch(f"/OrganizationalUnits/{top}", move), 400, "invalidValue")
+        refused(
+            acme.put(f"/OrganizationalUnits/{top}", {"displayName": "Top", "parent": {"value": parent}}),
+            400,
+            "invalidValue",
+        )
+    assert "parent" not in acme.get(f"/OrganizationalUnits/{top}").json
+    up = {"op": "replace", "path": "parent", "value": {"value": top}}
+    assert acme.patch(f"/OrganizationalUnits/{low}", up).json["parent"]["value"] == top
+    down = {"op": "replace", "path": "parent", "value": {"value": low}}
+    assert acme.patch(f"/OrganizationalUnits/{middle}", down).json["parent"]["value"] == low
+    refused(acme.patch(f"/OrganizationalUnits/{low}", {**down, "value": {"value": middle}}), 400, "invalidValue")
+
+
 def test_groups_nest_and_a_persons_groups_are_direct_or_indirect(acme: Scim) -> None:
     ada = acme.user("ada")
     inner = acme.group("inner", ada)
