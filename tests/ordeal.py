@@ -346,7 +346,7 @@ class Ordeal:
         return process
 
     def wait_for_push(self) -> None:
-        until = time.monotonic() + _DRAINED
+        until = time.monotonic() + max(_DRAINED, 0.2 * self.people)
         while owed := self.doors["acme"].get(f"/scim-targets/{self.target}/deliveries?limit=200")["items"]:
             stuck = [one for one in owed if one["status"] != "pending"]
             assert len(stuck) < len(owed), f"{len(stuck)} deliveries will not go: {stuck[0]}"

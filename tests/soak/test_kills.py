@@ -1,4 +1,6 @@
-"""Random kills while 5,000 people are read and pushed, and again while a tenth of them change.
+"""Random kills while 20,000 people and 500 groups are read and pushed, and again while a tenth of them change.
+
+One group has everybody, and members are added by SCIM the whole time.
 
 The size and the seed are arguments of the environment, for whoever looks for the cause of a failure:
 `SOAK_PEOPLE`, `SOAK_SEED`, `SOAK_HANDS`.
@@ -17,7 +19,7 @@ from tests.installation import Installation
 from tests.ordeal import Ordeal
 from tests.receivers import scim2_server
 
-PEOPLE = int(os.environ.get("SOAK_PEOPLE", "5000"))
+PEOPLE = int(os.environ.get("SOAK_PEOPLE", "20000"))
 SEED = int(os.environ.get("SOAK_SEED", "20261122"))
 HANDS = int(os.environ.get("SOAK_HANDS", "3"))
 
