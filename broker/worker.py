@@ -74,6 +74,7 @@ def deliver() -> None:
 def pull() -> None:
     """Read the upstreams that are due, for as long as any is."""
     bell.heard(bell.PULL)
+    push.compare_due(_stopping.is_set)
     sync_work.work(_stopping.is_set)
 
 
@@ -229,7 +230,8 @@ def sweep() -> None:
     """Ring for everything due, whoever forgot to; without a bell, send it from here."""
     if push.is_due() and not bell.ring():
         push.drain(_BATCH_SECONDS, _BATCH, _stopping.is_set)
-    if queue.is_due() and not bell.ring(bell.PULL):
+    push.schedule_comparisons()
+    if (queue.is_due() or push.comparison_is_due()) and not bell.ring(bell.PULL):
         _pull_from_here()
 
 
@@ -241,6 +243,7 @@ def _pull_from_here() -> None:
 
         def pull_here() -> None:
             with app.app_context():
+                push.compare_due(_stopping.is_set)
                 sync_work.work(_stopping.is_set)
 
         _pulling = threading.Thread(target=pull_here, name="pull without a bell", daemon=True)

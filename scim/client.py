@@ -216,6 +216,45 @@ class TargetClient:
             raise Refused(f"GET {path} answered {response.status} without everybody who was asked for")
         return [self._remote("GET", path, response, one) for one in listed]
 
+    def page(self, resource_type: str, position: str | None) -> tuple[list[Remote], int | None, str | None]:
+        """One page of everything it has, without the members of groups: resources, how many in all, where to go on.
+
+        A position is an index, or after the first page a cursor of the receiver's, marked by a `+` before it.
+        """
+        query = self._first(self.profile.page)
+        if position is not None and position.startswith("+"):
+            query = {"cursor": position[1:], "count": str(self.profile.page)}
+        elif position is not None:
+            query["startIndex"] = position
+        elif self.profile.paging == "cursor":
+            query["cursor"] = ""
+        if resource_type == "Group" and self.profile.excludes:
+            query["excludedAttributes"] = "members"
+        path = f"/{ENDPOINTS[resource_type]}"
+        response = self._ask("GET", path, query=urlencode(query, quote_via=quote))
+        answer = Remote("", self._json("GET", path, response))
+        listed, total, cursor = answer.get("Resources") or [], answer.get("totalResults"), answer.get("nextCursor")
+        if not isinstance(listed, list):
+            raise Troubled(f"GET {path} answered {response.status} with something that is no list")
+        remotes = [self._remote("GET", path, response, one) for one in listed]
+        total = total if isinstance(total, int) and not isinstance(total, bool) else None
+        if isinstance(cursor, str) and cursor and remotes:
+            return remotes, total, f"+{cursor}"
+        if not remotes or self.profile.paging != "index" or (position or "").startswith("+"):
+            return remotes, total, None
+        following = int(position or 1) + len(remotes)
+        return remotes, total, str(following) if total is None or following <= total else None
+
+    def member_ids(self, remote_id: str) -> list[str]:
+        """The ids of everybody in a group there."""
+        path = _path("Group", remote_id)
+        response = self._ask("GET", path)
+        members = self._remote("GET", path, response, self._json("GET", path, response)).get("members") or []
+        if not isinstance(members, list):
+            raise Troubled(f"GET {path} answered {response.status} with members that are no list")
+        values = (Remote("", member).get("value") for member in members if isinstance(member, dict))
+        return [value for value in values if isinstance(value, str)]
+
     def discover(self) -> dict[str, Any]:
         """What the receiver says it can do; nothing of what it does not say."""
         said: list[Any] = []

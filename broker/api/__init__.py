@@ -21,6 +21,7 @@ from broker.api import (
     sessions,
     settings,
     sync_runs,
+    target_runs,
     tenants,
     users,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "sessions",
     "settings",
     "sync_runs",
+    "target_runs",
     "tenants",
     "users",
 ]

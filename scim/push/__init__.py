@@ -7,8 +7,25 @@ holds mass removals, `delivery` talks to the target through `scim.client`, `outb
 
 from __future__ import annotations
 
+from .comparisons import ask, comparison_is_due, schedule_comparisons
 from .outbox import is_due, look_again
+from .preview import preview
 from .reach import owed
+from .reconcile import compare_due
 from .run import Tally, drain, egress
+from .standing import standing
 
-__all__ = ["Tally", "drain", "egress", "is_due", "look_again", "owed"]
+__all__ = [
+    "Tally",
+    "ask",
+    "compare_due",
+    "comparison_is_due",
+    "drain",
+    "egress",
+    "is_due",
+    "look_again",
+    "owed",
+    "preview",
+    "schedule_comparisons",
+    "standing",
+]

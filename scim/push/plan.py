@@ -46,7 +46,7 @@ _LOOKED_AT = sa.text("""
 """)
 
 
-class _There(NamedTuple):
+class There(NamedTuple):
     """What is remembered of a resource at the target."""
 
     state: str
@@ -62,15 +62,10 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
 
     Works that the removal guard holds are in neither.
     """
-    tenant, ids = target.tenant, [work.resource_id for work in works]
-    if not ids:
+    tenant = target.tenant
+    if not works:
         return [], []
-    rows = _resources(ids)
-    there = _remembered(target, ids)
-    up: dict[str, bool] = {row.id: row.up for row in db.session().execute(reached(tenant, target, ids))}
-    managers = _remote_ids(target, {row.manager_id for row in rows.values() if row.manager_id is not None})
-    for work in works:
-        _decide(work, rows.get(work.resource_id), there.get(work.resource_id), up.get(work.resource_id), managers)
+    there = decide(target, works)
     _mark_left(target, [work for work in works if work.gone and work.deed == "nothing"])
     taking = [work for work in works if work.losing]
     passing = guard.let_pass(target, taking) if taking else []
@@ -108,10 +103,25 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
     return [work for work in works if work.deed != "nothing"], already
 
 
-_GONE = _There("removed", None, None)
+def decide(target: Target, works: Sequence[Work]) -> Mapping[str, There]:
+    """Say of each work what it comes to, in the open unit of work, and change nothing; returns what is remembered.
+
+    The one place that decides: a push acts by it, a preview shows it, a comparison holds it against what is there.
+    """
+    ids = [work.resource_id for work in works]
+    rows = _resources(ids)
+    there = _remembered(target, ids)
+    up: dict[str, bool] = {row.id: row.up for row in db.session().execute(reached(target.tenant, target, ids))}
+    managers = _remote_ids(target, {row.manager_id for row in rows.values() if row.manager_id is not None})
+    for work in works:
+        _decide(work, rows.get(work.resource_id), there.get(work.resource_id), up.get(work.resource_id), managers)
+    return there
 
 
-def _writes(work: Work, there: _There) -> bool:
+_GONE = There("removed", None, None)
+
+
+def _writes(work: Work, there: There) -> bool:
     """Whether it changes what is remembered to be there; the members of a group are remembered one by one."""
     if work.deed == "nothing" or there.remote_id is None:
         return False
@@ -143,7 +153,7 @@ def _resources(ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
     return {row.id: row for row in db.session().execute(statement)}
 
 
-def _remembered(target: Target, ids: Sequence[str]) -> dict[str, _There]:
+def _remembered(target: Target, ids: Sequence[str]) -> dict[str, There]:
     statement = sa.select(
         TargetResource.resource_id,
         TargetResource.state,
@@ -155,7 +165,7 @@ def _remembered(target: Target, ids: Sequence[str]) -> dict[str, _There]:
             sa.false(),
         ),
     ).where(TargetResource.target_id == target.id, TargetResource.resource_id.in_(ids))
-    return {row[0]: _There(*row[1:]) for row in db.session().execute(statement)}
+    return {row[0]: There(*row[1:]) for row in db.session().execute(statement)}
 
 
 def _remote_ids(target: Target, ids: set[str]) -> dict[str, str]:
@@ -170,7 +180,7 @@ def _remote_ids(target: Target, ids: set[str]) -> dict[str, str]:
 
 
 def _decide(
-    work: Work, row: sa.Row[Any] | None, there: _There | None, up: bool | None, managers: Mapping[str, str]
+    work: Work, row: sa.Row[Any] | None, there: There | None, up: bool | None, managers: Mapping[str, str]
 ) -> None:
     """`up` is None for what is out of reach, False for a person who shall be there but not use it."""
     there = there or _GONE

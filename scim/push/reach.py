@@ -196,7 +196,7 @@ def losing(target: Target, here: sa.FromClause, there: sa.FromClause | type[Targ
     held = columns.state.in_(("creating", "present"))
     gone = here.c.id.is_(None)
     if target.deprovision == "never":
-        return held & sa.not_(here.c.up)
+        return sa.and_(held, sa.not_(here.c.up))
     taken = held & sa.or_(gone, sa.not_(here.c.up))
     return sa.or_(taken, gone & (columns.state == "disabled")) if target.deprovision == "delete" else taken
 

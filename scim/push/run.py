@@ -244,9 +244,7 @@ class _Run:
         key = (target.id, target.base_url, f"{target.auth} {target.requests_per_second}", target.secret)
         known = self.channels.get(key)
         if known is None or known.stopped:
-            http = paced(http_client(self.app, target.tenant), target)
-            shown = credential.of(http, target.auth, target.secret)
-            known = self.channels[key] = Channel(TargetClient(http, target.base_url, shown))
+            known = self.channels[key] = Channel(client_of(self.app, target))
         known.client.profile = target.profile
         return known
 
@@ -274,6 +272,13 @@ def _attempt(scope: Scope, action: Any) -> None:
         except sa.exc.OperationalError as error:
             if attempt == _ATTEMPTS - 1 or not isinstance(error.orig, psycopg.errors.DeadlockDetected):
                 raise
+
+
+def client_of(app: Flask, target: Target) -> TargetClient:
+    """Whoever speaks to the target, at its pace and with its credential."""
+    http = paced(http_client(app, target.tenant), target)
+    shown = credential.of(http, target.auth, target.secret)
+    return TargetClient(http, target.base_url, shown, profile=target.profile)
 
 
 def http_client(app: Flask, tenant_id: str) -> HttpClient:

@@ -23,6 +23,7 @@ SPANS_TENANTS = {
     "broker/worker.py",  # which tenants have work for the clock
     "broker/sync/queue.py",  # which upstreams of which tenants are to be read now
     "scim/push/outbox.py",  # which targets are owed something
+    "scim/push/comparisons.py",  # which targets are to be compared
 }
 """Where `platform_scope` may be entered; everywhere else one unit of work has one tenant."""
 

@@ -114,6 +114,11 @@ BODIES: dict[tuple[str, str], Body] = {
         foreign=True,
     ),
     ("PATCH", "/scim-targets/<target_id>"): Body(lambda o: {"status": "paused"}),
+    ("POST", "/scim-targets/<target_id>/preview"): Body(lambda o: {"limit": 1}),
+    ("POST", "/scim-targets/<target_id>/reconcile"): Body(lambda o: {"policy": "report"}),
+    ("POST", "/scim-targets/<target_id>/drift/ignore"): Body(
+        lambda o: {"resource_type": "User", "key": "none", "ignored": True}
+    ),
     ("POST", "/scim-targets/<target_id>/resume"): Body(lambda o: {"removals": "reject"}),
     ("POST", "/scim-tokens"): Body(lambda o: {"name": "New", "identity_provider_id": o["provider"]}, foreign=True),
     ("PATCH", "/scim-tokens/<token_id>"): Body(lambda o: {"name": "Changed"}),

@@ -1,0 +1,178 @@
+"""Comparisons of everything at a target, and previews, against receivers that were meddled with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker.db import db, unit
+from broker.models import ScimTarget, TargetDrift, TargetRun
+from scim import push
+from tests.receivers import Answer, Receiver, Remote
+from tests.scim.test_push import Tenant, acme, drain, foreign, listening, pushing, receiver  # noqa: F401
+
+
+def compare(tenant: Tenant, target_id: str, policy: str = "report") -> TargetRun:
+    with unit(tenant.scope) as session:
+        run_id = push.ask(session.get_one(ScimTarget, (tenant.scope.tenant_id, target_id)), policy).id
+    push.compare_due(lambda: False)
+    return run_of(tenant, run_id)
+
+
+def run_of(tenant: Tenant, run_id: str) -> TargetRun:
+    with unit(tenant.scope) as session:
+        run = session.get_one(TargetRun, (tenant.scope.tenant_id, run_id))
+        session.expunge_all()
+    return run
+
+
+def drifts(tenant: Tenant) -> dict[str, tuple[str, Any]]:
+    with unit(tenant.scope) as session:
+        return {one.name or "": (one.kind, one.differences) for one in session.scalars(sa.select(TargetDrift))}
+
+
+def meddle(there: Receiver) -> None:
+    """Somebody deletes one account there, edits another and makes a third."""
+    stored = there.stored["Users"]
+    [gone] = [id for id, one in stored.items() if one["userName"] == "alice"]
+    del stored[gone]
+    next(one for one in stored.values() if one["userName"] == "bob")["title"] = "King"
+    stored["x1"] = {"id": "x1", "userName": "mallory", "active": True}
+
+
+def test_drift_is_listed_per_object_and_reporting_changes_nothing(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver)
+    acme.user("alice")
+    acme.user("bob", title="Clerk")
+    acme.user("carol")
+    drain()
+    assert compare(acme, target_id).status == "done" and drifts(acme) == {}
+    meddle(receiver)
+    run = compare(acme, target_id)
+    assert (run.status, run.missing, run.changed, run.unexpected, run.owed) == ("done", 1, 1, 1, 0)
+    assert drifts(acme) == {
+        "alice": ("missing", {}),
+        "bob": ("changed", {"title": {"expected": "Clerk", "found": "King"}}),
+        "mallory": ("unexpected", {}),
+    }
+    assert acme.deliveries() == []
+
+
+def test_overwriting_heals_what_is_ours_and_leaves_strangers_alone(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver)
+    acme.user("alice")
+    acme.user("bob", title="Clerk")
+    drain()
+    meddle(receiver)
+    assert compare(acme, target_id, "overwrite").owed == 2
+    drain()
+    assert set(receiver.users()) == {"alice", "bob", "mallory"}
+    assert receiver.users()["bob"]["title"] == "Clerk"
+    compare(acme, target_id)
+    assert drifts(acme) == {"mallory": ("unexpected", {})}
+
+
+def test_members_changed_there_are_found_and_put_right(
+    acme: Tenant,  # noqa: F811
+    foreign: Callable[[str], Remote],  # noqa: F811
+    receiver: Receiver,  # noqa: F811
+) -> None:
+    target_id = acme.target(receiver)
+    alice, bob, carol = acme.user("alice"), acme.user("bob"), acme.user("carol")
+    acme.group("Team", [alice, bob])
+    drain()
+    group = next(iter(receiver.stored["Groups"].values()))
+    group["members"] = [{"value": acme.remote_id(bob)}, {"value": acme.remote_id(carol)}, {"value": "own"}]
+    assert compare(acme, target_id, "overwrite").changed == 1
+    assert drifts(acme) == {"Team": ("changed", {"members": {"missing": 1, "unexpected": 1}})}
+    drain()
+    assert receiver.members("Team") == {acme.remote_id(alice), acme.remote_id(bob), "own"}
+
+
+def test_a_target_restored_from_backup_is_healed_without_doubles(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver, deprovision="delete")
+    ids = acme.users(8)
+    acme.user("alice", title="Old")
+    drain()
+    backup = {id: dict(one) for id, one in receiver.stored["Users"].items()}
+    acme.remove(ids[0])
+    acme.user("late")
+    drain()
+    assert len(receiver.users()) == 9
+    receiver.stored["Users"].clear()
+    receiver.stored["Users"].update(backup)
+    compare(acme, target_id, "overwrite")
+    drain()
+    assert set(receiver.users()) == {"alice", "late", *(f"person{number:03}" for number in range(1, 8))}
+    assert len(receiver.stored["Users"]) == 9
+    compare(acme, target_id)
+    assert drifts(acme) == {}
+
+
+def test_a_comparison_that_is_interrupted_goes_on_where_it_was(
+    acme: Tenant,  # noqa: F811
+    receiver: Receiver,  # noqa: F811
+) -> None:
+    target_id = acme.target(receiver)
+    acme.users(130)
+    drain()
+    receiver.fault(
+        "GET", "/Users.*", lambda asked, act: Answer(503) if asked.query.get("startIndex") == "101" else None
+    )
+    run = compare(acme, target_id)
+    assert (run.status, run.done, run.position) == ("running", 100, "101") and "503" in (run.problem or "")
+    with unit(acme.scope):
+        db.session().execute(sa.update(TargetRun).values(due_at=sa.func.now()))
+    push.compare_due(lambda: False)
+    assert (run_of(acme, run.id).status, run_of(acme, run.id).done) == ("done", 130)
+    assert drifts(acme) == {}
+
+
+def test_a_scheduled_target_is_compared_by_itself(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver, reconcile={"enabled": True, "schedule": "1h", "policy": "overwrite"})
+    acme.user("alice")
+    drain()
+    with unit(acme.scope) as session:
+        session.execute(sa.update(ScimTarget).values(reconcile_due_at=sa.func.now()))
+    receiver.stored["Users"].clear()
+    push.schedule_comparisons()
+    push.schedule_comparisons()
+    assert push.comparison_is_due()
+    push.compare_due(lambda: False)
+    drain()
+    assert set(receiver.users()) == {"alice"}
+    with unit(acme.scope) as session:
+        target = session.get_one(ScimTarget, (acme.scope.tenant_id, target_id))
+        assert target.reconcile_due_at is not None
+        assert session.scalar(sa.select(sa.func.count()).select_from(TargetRun)) == 1
+
+
+def test_a_preview_says_what_a_push_would_do_and_does_nothing(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver)
+    acme.user("alice", title="Clerk")
+    bob = acme.user("bob")
+    receiver.stored["Users"]["b1"] = {"id": "b1", "userName": "bob", "active": False}
+    plan = push.preview(acme.scope, target_id, 10)
+    assert plan["counts"]["create"] == 2
+    told = {item["name"]: item for item in plan["items"]}
+    assert (told["alice"]["deed"], told["bob"]["deed"], told["bob"]["remote_id"]) == ("create", "adopt", "b1")
+    assert told["bob"]["differences"] == {"active": {"expected": True, "found": False}}
+    assert receiver.requests("POST") == [] and acme.states() == {}
+    drain()
+    acme.remove(bob)
+    plan = push.preview(acme.scope, target_id, 10)
+    assert [(item["deed"], item["name"]) for item in plan["items"]] == [("disable", "bob")]
+    assert receiver.users()["bob"]["active"] is True
+
+
+def test_standing_counts_the_queue_and_how_fast_it_is_settled(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver)
+    acme.users(3)
+    drain()
+    acme.user("late")
+    with unit(acme.scope) as session:
+        shown = push.standing(session.get_one(ScimTarget, (acme.scope.tenant_id, target_id)))
+    assert (shown["queue_depth"], shown["settled_24h"], shown["resources"]) == (1, 3, {"present": 3})
+    assert 0 < shown["convergence_p50_seconds"] <= shown["convergence_p99_seconds"] < 3600
