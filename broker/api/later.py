@@ -16,8 +16,6 @@ RULES = (
     "/agents/<path:rest>",
     "/users/<user_id>/credentials",
     "/users/<user_id>/credentials/<path:rest>",
-    "/scim-targets/<target_id>/preview",
-    "/scim-targets/<target_id>/reconcile",
     "/auth/exchange",
 )
 
