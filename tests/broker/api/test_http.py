@@ -190,7 +190,7 @@ def test_a_wrong_question_is_refused(cast: Cast, query: str, refusal: tuple[int,
 def test_what_comes_later_says_so(cast: Cast) -> None:
     for path in ("/trust-rules", "/auth/exchange", "/agents/agt_x/credentials", "/users/usr_x/credentials"):
         assert code(cast.nobody.get(path)) == (501, "not_implemented")
-    assert code(cast.nobody.post("/scim-targets/tgt_x/preview", {})) == (501, "not_implemented")
+    assert code(cast.nobody.post("/trust-rules/x/explain", {})) == (501, "not_implemented")
 
 
 @pytest.mark.parametrize(
