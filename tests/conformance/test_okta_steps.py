@@ -1,7 +1,8 @@
 """The requests of Okta's published "SCIM 2.0 SPEC Test", and what it asks of each answer, as a table of our own.
 
-The file itself (Okta-SCIM-20-SPEC-Test.json) comes without a licence to keep it, so nothing of it is copied: the requests
-are the protocol's, the expectations are said in our words. Its pauses and its limit on response times are left out.
+The file itself (Okta-SCIM-20-SPEC-Test.json) comes without a licence to keep it, so nothing of it is copied: the
+requests are the protocol's, the expectations are said in our words. Its pauses and its limit on response times are
+left out.
 """
 
 from __future__ import annotations

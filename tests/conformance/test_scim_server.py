@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import orjson
 import pytest
 import scim2_models as scim
 from flask import Flask
 from scim2_client.engines.wsgi import WSGISCIMClient
 from scim2_server.testing import ScimStorageContract
 from scim2_tester import Status, check_server
+from werkzeug.serving import make_server
 
 from broker.context import acting, system
 from scim.schemas import PROVIDER
@@ -41,3 +47,31 @@ def test_scim2_tester_finds_no_error(web: Flask, world: World) -> None:
     found = {status: [f"{r.title}: {r.reason}" for r in results if r.status is status] for status in Status}
     assert found[Status.SUCCESS]
     assert not found[Status.ERROR] and not found[Status.CRITICAL], found
+
+
+def test_scim_sanity_finds_nothing_but_that_an_unknown_member_is_refused(web: Flask, world: World) -> None:
+    server = make_server("127.0.0.1", 0, web, threaded=True)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        ran = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("scim-sanity")),
+                "probe",
+                f"http://127.0.0.1:{server.server_port}/scim/v2/{world.acme.slug}",
+                "--token",
+                token_of(world.acme),
+                "--json-output",
+                "--i-accept-side-effects",
+            ],
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    results = orjson.loads(ran.stdout)["results"]
+    assert sum(one["status"] == "pass" for one in results) >= 30
+    # It adds a member with an id that is nobody's and expects success; we do not take what we would have to forget.
+    wrong = [one for one in results if one["status"] not in ("pass", "skip", "warning")]
+    assert [one["name"] for one in wrong] == ["PATCH /Groups/{id} add member"], wrong
