@@ -1,4 +1,7 @@
-"""`/scim-targets/{id}/preview`, `…/reconcile`, `…/runs`, `…/drift`, `…/standing`: the plan, and what is there."""
+"""`/scim-targets/{id}/preview`, `…/reconcile`, `…/runs`, `…/drift`, `…/standing`.
+
+Owns the shapes of plans, comparisons and drift; what a push would do and what is there is `scim.push`'s.
+"""
 
 from __future__ import annotations
 

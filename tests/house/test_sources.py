@@ -92,6 +92,7 @@ PUT_TOGETHER = {
     ("broker/migrations/versions/0003_sign_in.py", "walls"): "our own tables",
     ("broker/migrations/versions/0009_archives.py", "upgrade"): "our own tables",
     ("broker/migrations/versions/0003_sign_in.py", "finder"): "our own functions",
+    ("broker/migrations/versions/0008_target_plans.py", "upgrade"): "our own tables",
     ("oidc/families.py", "_run"): "one of the constants above it",
     ("scim/columns.py", "_relation"): "our own columns",
     ("scim/filters.py", "_exists"): "conditions compiled from the filter's grammar, every value bound",

@@ -1380,7 +1380,8 @@ def test_a_target_that_failed_for_a_day_is_in_quarantine_and_heals_by_itself(acm
         assert target.status == "quarantined" and "503" in (target.status_reason or "")
         assert target.postponed_until is not None
         assert target.postponed_until > datetime.now(UTC) + timedelta(minutes=20)
-    assert [event["reason"] for event in acme.events("scim_target.quarantined")] == [target.status_reason]
+        reason = target.status_reason
+    assert [event["reason"] for event in acme.events("scim_target.quarantined")] == [reason]
     receiver.faults.clear()
     acme.wait_over()
     drain()
@@ -1395,8 +1396,9 @@ def test_a_target_that_failed_for_a_day_is_in_quarantine_and_heals_by_itself(acm
 def test_what_is_in_quarantine_is_tried_again_after_hours_by_itself(acme: Tenant, receiver: Receiver) -> None:
     acme.target(receiver)
     acme.user("alice")
-    receiver.fault("POST", ".*", Answer(400, {"detail": "not today"}))
+    receiver.fault("POST", "/Users", Answer(400, {"detail": "not today"}), times=5)
     drain()
+    receiver.faults.clear()
     push.look_again()
     assert acme.delivery().status == "failed" and acme.delivery().due_at > datetime.now(UTC) + timedelta(hours=3)
     acme.wait_over()
