@@ -97,6 +97,7 @@ class ScimTarget(Stamped, TenantOwned, Base):
         CheckConstraint("scope IN ('assigned', 'all')", "scope"),
         CheckConstraint("status IN ('active', 'paused', 'quarantined')", "status"),
         CheckConstraint("nested_groups IN ('auto', 'keep', 'flatten')", "nested_groups"),
+        Index("ix_scim_targets_reconcile", "reconcile_due_at", postgresql_where=text("reconcile_due_at IS NOT NULL")),
     )
 
     id: Mapped[Key] = mapped_column(primary_key=True)
