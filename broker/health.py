@@ -312,6 +312,13 @@ _AGES = """
     SELECT tenant_id, id, extract(epoch FROM now() - coalesce(succeeded_at, created_at)) FROM identity_providers
     WHERE enabled AND (sync ->> 'enabled')::boolean ORDER BY tenant_id, id
 """
+_PUSH = """
+    SELECT count(*) FILTER (WHERE status = 'pending'),
+           coalesce(extract(epoch FROM now() - min(owed_at) FILTER (WHERE status = 'pending')), 0),
+           (SELECT count(*) FROM scim_targets WHERE status = 'quarantined'),
+           (SELECT count(*) FROM target_drifts WHERE NOT ignored)
+    FROM deliveries
+"""
 _LATE = 300.0
 """Seconds after which a run that nobody begins tells of a worker that is gone."""
 _THEIRS = Tenant.id == IdentityProvider.tenant_id
@@ -337,6 +344,11 @@ def _lines() -> Iterator[str]:
         for tenant, provider, seconds in session.execute(sa.text(_AGES)):
             yield f'scaikey_sync_last_good_age_seconds{{tenant="{tenant}",provider="{provider}"}} {seconds:.0f}'
 
+        depth, age, targets, drift = session.execute(sa.text(_PUSH)).one()
+    yield from _gauge("scaikey_push_queue_depth", "Deliveries that are to be sent.", depth)
+    yield from _gauge("scaikey_push_queue_age_seconds", "How long the first of them has been owed.", age)
+    yield from _gauge("scaikey_push_quarantined_targets", "Targets that did nothing but fail for a day.", targets)
+    yield from _gauge("scaikey_push_drift", "Objects at targets that are not as they should be.", drift)
     depth, age = queue.backlog()
     yield from _gauge("scaikey_sync_queue_depth", "Upstreams that are due and are not being read.", depth)
     yield from _gauge("scaikey_sync_queue_age_seconds", "How long the first of them has been waiting.", age)
