@@ -85,7 +85,6 @@ class DeliveryShape(Shape):
     attempts = auto_field(dump_only=True)
     due_at = auto_field(dump_only=True)
     problem = auto_field(dump_only=True)
-    exchange = fields.Raw(dump_only=True)
     owed_at = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
 

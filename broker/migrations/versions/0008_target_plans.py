@@ -47,7 +47,6 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("left_at IS NOT NULL"),
     )
-    op.add_column("deliveries", sa.Column("exchange", JSONB(), nullable=True))
     op.create_index(
         "ix_deliveries_failed", "deliveries", ["due_at"], unique=False, postgresql_where=sa.text("status = 'failed'")
     )
