@@ -150,8 +150,15 @@ def test_a_credential_that_is_no_longer_good_opens_nothing(realm: Realm, ledger:
     assert ledger.changed() == {}
 
 
-ALWAYS_REFUSED = {("POST", "/identity-providers/<provider_id>/sync"): 422}
-"""Routes without a rightful twin, besides what is not served (501): an exported file is read by a command."""
+ALWAYS_REFUSED = {
+    ("POST", "/identity-providers/<provider_id>/sync"): 422,
+    ("POST", "/scim-targets/<target_id>/drift/ignore"): 404,
+}
+"""Routes without a rightful twin, besides what is not served (501): an exported file is read by a command, and where
+nothing was compared there is no drift to ignore (`tests/scim/test_reconcile.py` ignores some)."""
+
+EMPTY_HERE = frozenset(("GET", f"/scim-targets/<target_id>/{what}") for what in ("drift", "runs", "standing"))
+"""What names nothing here: the targets of these tenants were never compared, and figures have no ids."""
 
 _LAST = (
     "/assignments/",
@@ -253,7 +260,8 @@ def test_whoever_may_is_answered(walls: str, realm: Realm, ledger: Ledger, right
         at_home = "home one" in touches or template.rule == "/partners"
         allowed = realm.shown_at("used") | (realm.shown_at("home one") if at_home else set())
         assert owners <= allowed, f"{told}\n    {owners - allowed}"
-        if template.method == "GET" and (template.path_kinds or template.route.deed.about.listed):
+        listed = template.path_kinds or template.route.deed.about.listed
+        if template.method == "GET" and listed and template.key not in EMPTY_HERE:
             assert owners, told
         changed = ledger.changed()
         assert changed.keys() <= touches, f"{told}\n    {changed}"

@@ -615,7 +615,7 @@ def act_and_hang_up(asked: Any, act: Callable[[], Answer]) -> Answer:
 
 def short_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     made = running_push.TargetClient
-    monkeypatch.setattr(running_push, "TargetClient", lambda *args: made(*args, timeout=0.3))
+    monkeypatch.setattr(running_push, "TargetClient", lambda *args, **more: made(*args, **{**more, "timeout": 0.3}))
 
 
 @pytest.mark.parametrize(
