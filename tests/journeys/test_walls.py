@@ -155,7 +155,7 @@ ALWAYS_REFUSED = {
     ("POST", "/scim-targets/<target_id>/drift/ignore"): 404,
 }
 """Routes without a rightful twin, besides what is not served (501): an exported file is read by a command, and where
-nothing was compared there is no drift to ignore (`tests/scim/test_reconcile.py` ignores some)."""
+nothing was compared there is no drift to ignore."""
 
 EMPTY_HERE = frozenset(("GET", f"/scim-targets/<target_id>/{what}") for what in ("drift", "runs", "standing"))
 """What names nothing here: the targets of these tenants were never compared, and figures have no ids."""
