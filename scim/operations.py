@@ -15,11 +15,12 @@ from scim2_server.conditions import Conditions
 from broker import ids
 from broker.context import Scope, current_actor
 from broker.directory import Directory
+from broker.directory.rows import PREFIX
 from broker.errors import Forbidden, MethodNotAllowed, NotFound
 
 from . import dialects, memberships, reading, schemas, storage
 from .patch import check, drop_members, patch
-from .reading import PREFIX, in_unit
+from .reading import in_unit
 from .resources import Projection, Row
 
 MEMBER = "GroupMember"

@@ -20,9 +20,7 @@ from broker.policy import Action, authorize
 
 from . import reading
 from .resources import Projection, etag, location
-from .schemas import TYPE_AT
-
-MEDIA_TYPE = "application/scim+json"
+from .schemas import MEDIA_TYPE, TYPE_AT
 
 _UNUSUAL = frozenset({"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_X_TENANT_ID", "HTTP_X_PARTNER_ID"})
 

@@ -20,6 +20,7 @@ from broker import ids
 from broker.attributes import SCAIKEY_GROUP
 from broker.db import IN_TENANT, db
 from broker.directory.mapping import SIGN_IN_KINDS, decode_record, render_extras
+from broker.directory.rows import PREFIX
 from broker.directory.rows import Row as Made
 from broker.errors import BadRequest, NotFound
 
@@ -30,7 +31,6 @@ from .schemas import RESOURCE_TYPES
 
 Run = Callable[[str, Mapping[str, Any]], Sequence[Any]]
 
-PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou", "Agent": "agt"}
 MOST_MEMBERS_ANSWERED = 200
 """A PATCH of a larger group is answered without the group."""
 MOST_MEMBERS_SHOWN = 1_000

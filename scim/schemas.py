@@ -32,6 +32,7 @@ ENDPOINTS: Mapping[str, str] = {
 MEMBERSHIP = "urn:ietf:params:scim:schemas:core:2.0:GroupMember"
 TYPE_AT: Mapping[str, ResourceType] = {ENDPOINTS[name]: name for name in RESOURCE_TYPES}
 
+MEDIA_TYPE = "application/scim+json"
 MAX_BYTES = 1 << 20
 MAX_OPERATIONS = 1_000
 MAX_BULK_BYTES = 10 << 20

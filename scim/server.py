@@ -31,11 +31,9 @@ from .operations import MEMBER, Done, Writer
 from .patch import SERVICE, check
 from .problems import body_of, refusal, status_of
 from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
-from .schemas import MAX_BULK_BYTES, MAX_BYTES, RESOURCE_TYPES, TYPE_AT
+from .schemas import MAX_BULK_BYTES, MAX_BYTES, MEDIA_TYPE, RESOURCE_TYPES, TYPE_AT
 from .sorting import order, sort_keys
 from .walking import Branch, Listing
-
-MEDIA_TYPE = "application/scim+json"
 
 _RESOURCES = f"/<any({','.join(TYPE_AT)}):endpoint>"
 
@@ -51,10 +49,7 @@ door = Door("scim", url_prefix="/scim/v2/<tenant_slug>", render=render, max_byte
 def read(endpoint: str, id: str) -> Response:
     """One resource (RFC 7644 §3.4.1)."""
     row, body = reading.one(hot, _tenant(), _base(), _wishes(endpoint), id)
-    conditions = _conditions()
-    if conditions is not None and not check(conditions, row.version, "GET"):
-        return Response(status=304, headers={"ETag": etag(row.version)})
-    return _answer(TYPE_AT[endpoint], row, body)
+    return _shown(TYPE_AT[endpoint], row, body)
 
 
 @door.route(_RESOURCES, action=Action.DIRECTORY_READ, context="slug", transaction=False)
@@ -152,10 +147,7 @@ def search_members() -> Response:
 def read_member(id: str) -> Response:
     """One member of one group."""
     row, body = Memberships(hot, _tenant(), _base(), _wishes_of(MEMBER)).one(id)
-    conditions = _conditions()
-    if conditions is not None and not check(conditions, row.version, "GET"):
-        return Response(status=304, headers={"ETag": etag(row.version)})
-    return _answer(MEMBER, row, body)
+    return _shown(MEMBER, row, body)
 
 
 @door.route("/GroupMembers", methods=["POST"], action=Action.DIRECTORY_WRITE, context="slug")
@@ -360,6 +352,14 @@ def _done(resource_type: str, done: Done) -> Response:
     if done.status == 201:
         response.headers["Location"] = response.headers["Content-Location"]
     return response
+
+
+def _shown(resource_type: str, row: Row, body: bytes) -> Response:
+    """The answer to a GET, which may be that nothing has changed."""
+    conditions = _conditions()
+    if conditions is not None and not check(conditions, row.version, "GET"):
+        return Response(status=304, headers={"ETag": etag(row.version)})
+    return _answer(resource_type, row, body)
 
 
 def _tag(row: Row) -> dict[str, str]:

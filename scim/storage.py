@@ -21,6 +21,7 @@ from broker.context import Scope, current_actor
 from broker.db import current_scope, db, unit
 from broker.directory import Directory
 from broker.directory.mapping import flattened, render_extras
+from broker.directory.rows import PREFIX
 from broker.directory.rows import Row as Made
 from broker.errors import (
     Conflict,
@@ -34,7 +35,7 @@ from broker.policy import Action, credential_allows
 from . import reading
 from .filters import conditions
 from .problems import spoken
-from .reading import PREFIX, in_unit
+from .reading import in_unit
 from .resources import Projection, etag, merged, projection, rendered
 from .schemas import MAX_RESULTS, MODELS, POLICY, check_octets, written
 from .sorting import order, sort_keys

@@ -22,16 +22,14 @@ _NAME_HELD = """
       AND name_key = :key AND id <> :id
 """
 _HELD = {name: sa.text(_NAME_HELD.replace("<type>", name)) for name in NAMED_BY}
-_LIMIT = sa.text("""
+_MAX_USERS = """
     SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant)
-""")
-_ARRIVAL = sa.text("""
+"""
+_LIMIT = sa.text(_MAX_USERS)
+_ARRIVAL = sa.text(f"""
     SELECT EXISTS (SELECT FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
-                   AND name_key = :key),
-           (SELECT max_users_per_tenant FROM partners WHERE id = (SELECT partner_id FROM tenants WHERE id = :tenant))
-               IS NOT NULL,
-           now()
-""")
+                   AND name_key = :key), ({_MAX_USERS}) IS NOT NULL, now()
+""")  # noqa: S608 - constant text
 _USERS = sa.text("""
     SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
       AND user_type IS DISTINCT FROM 'ServiceAccount'

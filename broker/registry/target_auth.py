@@ -6,27 +6,21 @@ the target's `auth`. Getting tokens with it is `scim.push`'s.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, RSAKey
+from joserfc.jwk import RSAKey
 
 from broker import running
 from broker.config import is_loopback
 from broker.errors import ValidationFailed
 from broker.models import ScimTarget
 from broker.registry.changes import check_web_url
+from connectors.client_key import LEAST_BITS, WANTED, signer
 
 HIDDEN = "***"
 CLIENT_METHODS = ("client_secret_basic", "client_secret_post", "private_key_jwt")
-_CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
-_KEY_BITS = 2_048
 _OPEN = ("token_url", "client_id", "token_endpoint_auth_method", "scope", "audience", "assertion_audience")
 
 
@@ -42,7 +36,7 @@ def keep(target: ScimTarget, auth: Mapping[str, Any]) -> bool:
             public["public_key"] = target.auth["public_key"]
         return _keep_public(target, public)
     if name == "private_key" and given is None:
-        given = RSAKey.generate_key(_KEY_BITS).as_pem(private=True).decode()
+        given = RSAKey.generate_key(LEAST_BITS).as_pem(private=True).decode()
     _check_secret(name, given)
     assert isinstance(given, str)
     if name == "private_key":
@@ -64,27 +58,6 @@ def secret_name(auth: Mapping[str, Any]) -> str:
     if auth.get("method") != "oauth2_client_credentials":
         return "token"
     return "private_key" if auth["token_endpoint_auth_method"] == "private_key_jwt" else "client_secret"
-
-
-def signer(text: str) -> tuple[RSAKey | ECKey, str, str]:
-    """A private key (PEM or JWK), its algorithm and its name. Raises ValueError for what is none."""
-    try:
-        key: RSAKey | ECKey
-        if text.lstrip().startswith("{"):
-            jwk = json.loads(text)
-            key = RSAKey.import_key(jwk) if jwk.get("kty") == "RSA" else ECKey.import_key(jwk)
-        else:
-            native = load_pem_private_key(text.encode(), password=None)
-            key = RSAKey.import_key(text) if isinstance(native, rsa.RSAPrivateKey) else ECKey.import_key(text)
-        private = key.private_key
-        kid = key.kid or key.thumbprint()
-        if isinstance(key, RSAKey) and isinstance(private, rsa.RSAPrivateKey) and private.key_size >= _KEY_BITS:
-            return key, "RS256", kid
-        if isinstance(key, ECKey) and isinstance(private, ec.EllipticCurvePrivateKey):
-            return key, _CURVES[key.curve_name], kid
-    except (JoseError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm) as error:
-        raise ValueError("no usable private key") from error
-    raise ValueError("no usable private key")
 
 
 def _client(auth: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,8 +90,7 @@ def _check_secret(name: str, given: Any) -> None:
         try:
             signer(given)
         except ValueError:
-            wanted = "Has to be an RSA key of 2048 bits or more, or an EC key, as unencrypted PEM or as JWK."
-            raise ValidationFailed(errors={"auth.private_key": [wanted]}) from None
+            raise ValidationFailed(errors={"auth.private_key": [WANTED]}) from None
     elif name == "token" and (not given.isascii() or not given.isprintable() or " " in given):
         raise ValidationFailed(errors={"auth": ["`token` must be printable ASCII without spaces."]})
 

@@ -7,7 +7,6 @@ answers is put into words without the secrets that were sent.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 from urllib.parse import quote_plus, urlencode
@@ -15,12 +14,9 @@ from urllib.parse import quote_plus, urlencode
 from authlib.oauth2.client import OAuth2Client
 from authlib.oauth2.rfc7523 import private_key_jwt_sign
 from authlib.oauth2.rfc7523.client import ASSERTION_TYPE
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
+from connectors.client_key import WANTED, signer
 from connectors.http import Response
 from connectors.openid.config import Config
 from connectors.openid.metadata import Metadata, Source, json_object, shown
@@ -28,7 +24,6 @@ from connectors.port import Misconfigured, Refused
 
 ANSWER_BYTES = 256 * 1024
 _ASSERTION_SECONDS = 60
-_CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _BAD_CLIENT = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
 
@@ -80,8 +75,8 @@ def key_flaw(text: str) -> str:
         return "Is required for private_key_jwt."
     try:
         _signer(text)
-    except (JoseError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
-        return "Has to be an RSA key of 2048 bits or more, or an EC key, as unencrypted PEM or as JWK."
+    except ValueError:
+        return WANTED
     return ""
 
 
@@ -169,21 +164,9 @@ class _Assertion:
 
 
 def _signer(text: str) -> tuple[RSAKey | ECKey, str, str]:
-    """Our key, its algorithm and its name. Raises ValueError and joserfc's errors."""
-    key: RSAKey | ECKey
-    if text.lstrip().startswith("{"):
-        jwk = json.loads(text)
-        key = RSAKey.import_key(jwk) if jwk.get("kty") == "RSA" else ECKey.import_key(jwk)
-    else:
-        native = load_pem_private_key(text.encode(), password=None)
-        key = RSAKey.import_key(text) if isinstance(native, rsa.RSAPrivateKey) else ECKey.import_key(text)
-    private = key.private_key
-    kid = key.kid or key.thumbprint()
-    if isinstance(key, RSAKey) and isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
-        return key, key.alg if key.alg in _RSA_ALGORITHMS else "RS256", kid
-    if isinstance(key, ECKey) and isinstance(private, ec.EllipticCurvePrivateKey):
-        return key, _CURVES[key.curve_name], kid
-    raise ValueError("not a private key")
+    """Our key, the algorithm it names or the usual one, and its name. Raises ValueError."""
+    key, algorithm, kid = signer(text)
+    return key, key.alg if key.alg in _RSA_ALGORITHMS else algorithm, kid
 
 
 def _without(text: str, config: Config, *secrets: str) -> str:

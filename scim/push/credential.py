@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from joserfc import jwt
 
-from broker.registry.target_auth import signer
 from broker.strict_json import StrictJsonError, loads
+from connectors.client_key import signer
 from connectors.http import Blocked, HttpClient, OutboundError, Response
 from scim.client import Busy, Closed, Credential, Denied, Fixed, Unreachable
 

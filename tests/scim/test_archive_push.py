@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from broker import running
-from broker.config import Config
-from broker.context import Scope, acting, system
+from broker.context import Scope
 from broker.db import platform_scope, unit
 from broker.directory import Directory
-from broker.embedded import Services
 from broker.models import ArchiveRefusal, ScimTarget
 from broker.registry import applications, targets
 from scim import push
 from scim.archive import export_archive, import_archive
 from tests.archives import forget_tenant
 from tests.conftest import World, make_world
-from tests.receivers import TOKEN, Receiver, faulty_receiver
+from tests.receivers import TOKEN, Receiver
+from tests.scim.test_push import listening, pushing, receiver
 
+__all__ = ["listening", "pushing", "receiver"]
 USER = "urn:ietf:params:scim:schemas:core:2.0:User"
-
-
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with faulty_receiver() as listening:
-        yield listening
-
-
-@pytest.fixture
-def pushing(app: Flask, services: Services, settings: Config, receiver: Receiver) -> Iterator[Flask]:
-    running.install(app, services.configure(settings))
-    receiver.stored.update(Users={}, Groups={})
-    with acting(system("tests")):
-        yield app
-    with platform_scope() as session:
-        session.execute(sa.text("UPDATE scim_targets SET status = 'paused'"))
-    for client in app.extensions.pop("scaikey.push.clients", {}).values():
-        client.close()
 
 
 def make_target(scope: Scope, receiver: Receiver, *, paused: bool) -> str:

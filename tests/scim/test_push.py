@@ -48,7 +48,7 @@ def listening() -> Iterator[Receiver]:
 @pytest.fixture
 def receiver(listening: Receiver) -> Receiver:
     listening.stored.update(Users={}, Groups={})
-    for kept in (listening.asked, listening.faults, listening.overlaps):
+    for kept in (listening.asked, listening.faults, listening.rules, listening.overlaps):
         kept.clear()
     return listening
 

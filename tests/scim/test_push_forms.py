@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,25 +11,11 @@ from broker.db import platform_scope, unit
 from broker.models import ScimTarget, TargetResource
 from broker.registry import targets
 from tests.limits import GROUP, USER, WORK, aws, bulk, google, schema, tells
-from tests.receivers import Answer, Receiver, faulty_receiver
-from tests.scim.test_push import AD_USER, ENTERPRISE, Tenant, acme, drain, pushing
+from tests.receivers import Answer, Receiver
+from tests.scim.test_push import AD_USER, ENTERPRISE, Tenant, acme, drain, listening, pushing, receiver
 
-__all__ = ["acme", "pushing"]
+__all__ = ["acme", "listening", "pushing", "receiver"]
 CORE_GROUP = "urn:ietf:params:scim:schemas:core:2.0:Group"
-
-
-@pytest.fixture(scope="module")
-def listening() -> Iterator[Receiver]:
-    with faulty_receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def receiver(listening: Receiver) -> Receiver:
-    listening.stored.update(Users={}, Groups={})
-    for kept in (listening.asked, listening.faults, listening.rules, listening.overlaps):
-        kept.clear()
-    return listening
 
 
 def left_out(tenant: Tenant, id: str) -> list[str]:
