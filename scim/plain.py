@@ -19,6 +19,7 @@ from broker.errors import Problem
 from broker.policy import Action, authorize
 
 from . import reading
+from .dialects import STRICT
 from .resources import Projection, etag, location
 from .schemas import MEDIA_TYPE, TYPE_AT
 
@@ -35,7 +36,7 @@ def answer(environ: Mapping[str, Any]) -> tuple[list[tuple[str, str]], bytes] | 
         return None
     try:
         actor = access.authenticate(environ.get("HTTP_AUTHORIZATION"))
-        if actor.kind == "anonymous" or access.use_is_due(actor, noting=False):
+        if actor.kind == "anonymous" or actor.mode == STRICT or access.use_is_due(actor, noting=False):
             return None
         scope = access.scope_for_slug(slug, actor)
         if scope is None or scope.tenant_id is None:
@@ -47,10 +48,11 @@ def answer(environ: Mapping[str, Any]) -> tuple[list[tuple[str, str]], bytes] | 
     try:
         base = f"{running.config().base_url}/scim/v2/{slug}"
         row, body = reading.one(hot, scope.tenant_id, base, Projection(name), id)
+        unusual = row.more
     except (Problem, SQLAlchemyError, UnicodeError):
-        allowance.give_back(actor)
-        return None
-    if row.more:
+        unusual = True
+    if unusual:
+        allowance.give_back(actor)  # the door takes it again
         return None
     logs.bind(actor=actor.id, tenant=scope.tenant_id)
     headers = [

@@ -70,6 +70,15 @@ def test_whatever_is_not_plain_is_left_to_the_door(known: Scim, globex: Scim, wo
     assert plainly(reading, f"/Users/{ada}") is None
 
 
+def test_a_strict_credential_is_the_doors_which_shows_it_no_entity_tag(known: Scim, world: World) -> None:
+    ada = known.user("ada")
+    strict = Scim(known.app, known.slug, token_of(world.acme, mode="strict"))
+    for _ in range(2):
+        answer = strict.get(f"/Users/{ada}")
+        assert answer.status_code == 200 and "ETag" not in answer.headers
+    assert plainly(strict, f"/Users/{ada}") is None
+
+
 def test_the_first_use_of_a_token_is_the_doors_to_note(acme: Scim, world: World) -> None:
     ada = acme.user("ada")
     fresh = Scim(acme.app, acme.slug, token_of(world.acme))
