@@ -8,7 +8,7 @@ again and what is remembered of it are `scim.push`'s. Remote ids are the receive
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote, urlencode
 
@@ -17,14 +17,13 @@ import orjson
 from broker.attributes import fold
 from broker.strict_json import StrictJsonError, loads
 from connectors.http import Blocked, HttpClient, OutboundError, Response
+from scim.exchange import LONGEST_ANSWER, Exchange
 from scim.profiles import Profile, capabilities
 
 ENDPOINTS = {"User": "Users", "Group": "Groups"}
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 BULK_REQUEST = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
-_LONGEST_ANSWER = 4 * 1024 * 1024
 _LONGEST_ID = 500
-_LONGEST_DETAIL = 300
 
 
 class TargetError(Exception):
@@ -36,10 +35,16 @@ class TargetError(Exception):
     again: ClassVar[bool] = False
     everywhere: ClassVar[bool] = False
 
-    def __init__(self, text: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(self, text: str, exchange: Exchange | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(text)
-        self.status = status
+        self.exchange = exchange
+        """What was said; none where the fault is not of one request."""
         self.retry_after = retry_after
+
+    @property
+    def told(self) -> dict[str, Any] | None:
+        """The exchange as an administrator may see it."""
+        return self.exchange.told if self.exchange is not None else None
 
 
 class Unreachable(TargetError):
@@ -184,24 +189,22 @@ class TargetClient:
             query["excludedAttributes"] = "members"
         path = f"/{ENDPOINTS[resource_type]}"
         try:
-            response = self._ask("GET", path, query=urlencode(query, quote_via=quote))
+            asked = self._ask("GET", path, query=urlencode(query, quote_via=quote))
         except Missing:
             return []  # some say "nobody" so
-        found = self._json("GET", path, response)
+        found = _json(asked)
         listed = Remote("", found).get("Resources")
         if listed is None:
             listed = []
         if not isinstance(listed, list) or not isinstance(Remote("", found).get("totalResults"), int):
-            raise Troubled(
-                f"GET {path} answered {response.status} with something that is no list", status=response.status
-            )
-        remotes = [self._remote("GET", path, response, one) for one in listed]
+            raise Troubled(f"{_answered(asked)} with something that is no list", asked)
+        remotes = [_remote(asked, one) for one in listed]
         if not self.profile.searches:
             if Remote("", found).get("totalResults") > len(remotes):
-                raise Refused(f"GET {path}: the target can neither search nor list everybody at once")
+                raise Refused(f"{asked}: the target can neither search nor list everybody at once", asked)
             return [one for one in remotes if one.get(attribute) is not None and _agrees(one, attribute, value)]
         if not all(_agrees(remote, attribute, value) for remote in remotes):
-            raise Refused(f"GET {path}: the target does not filter by {attribute}")
+            raise Refused(f"{asked}: the target does not filter by {attribute}", asked)
         return remotes
 
     def find_any(self, resource_type: str, pairs: Sequence[tuple[str, str]]) -> list[Remote]:
@@ -209,12 +212,12 @@ class TargetClient:
         path = f"/{ENDPOINTS[resource_type]}"
         terms = (f"{attribute} eq {orjson.dumps(value).decode()}" for attribute, value in pairs)
         query = {"filter": " or ".join(terms), **self._first(self.profile.page)}
-        response = self._ask("GET", path, query=urlencode(query, quote_via=quote))
-        answer = Remote("", self._json("GET", path, response))
+        asked = self._ask("GET", path, query=urlencode(query, quote_via=quote))
+        answer = Remote("", _json(asked))
         listed, total = answer.get("Resources") or [], answer.get("totalResults")
         if not isinstance(listed, list) or not isinstance(total, int) or total > len(listed):
-            raise Refused(f"GET {path} answered {response.status} without everybody who was asked for")
-        return [self._remote("GET", path, response, one) for one in listed]
+            raise Refused(f"{_answered(asked)} without everybody who was asked for", asked)
+        return [_remote(asked, one) for one in listed]
 
     def page(self, resource_type: str, position: str | None) -> tuple[list[Remote], int | None, str | None]:
         """One page of everything it has, without the members of groups: resources, how many in all, where to go on.
@@ -231,12 +234,12 @@ class TargetClient:
         if resource_type == "Group" and self.profile.excludes:
             query["excludedAttributes"] = "members"
         path = f"/{ENDPOINTS[resource_type]}"
-        response = self._ask("GET", path, query=urlencode(query, quote_via=quote))
-        answer = Remote("", self._json("GET", path, response))
+        asked = self._ask("GET", path, query=urlencode(query, quote_via=quote))
+        answer = Remote("", _json(asked))
         listed, total, cursor = answer.get("Resources") or [], answer.get("totalResults"), answer.get("nextCursor")
         if not isinstance(listed, list):
-            raise Troubled(f"GET {path} answered {response.status} with something that is no list")
-        remotes = [self._remote("GET", path, response, one) for one in listed]
+            raise Troubled(f"{_answered(asked)} with something that is no list", asked)
+        remotes = [_remote(asked, one) for one in listed]
         total = total if isinstance(total, int) and not isinstance(total, bool) else None
         if isinstance(cursor, str) and cursor and remotes:
             return remotes, total, f"+{cursor}"
@@ -247,11 +250,10 @@ class TargetClient:
 
     def member_ids(self, remote_id: str) -> list[str]:
         """The ids of everybody in a group there."""
-        path = _path("Group", remote_id)
-        response = self._ask("GET", path)
-        members = self._remote("GET", path, response, self._json("GET", path, response)).get("members") or []
+        asked = self._ask("GET", _path("Group", remote_id))
+        members = _remote(asked, _json(asked)).get("members") or []
         if not isinstance(members, list):
-            raise Troubled(f"GET {path} answered {response.status} with members that are no list")
+            raise Troubled(f"{_answered(asked)} with members that are no list", asked)
         values = (Remote("", member).get("value") for member in members if isinstance(member, dict))
         return [value for value in values if isinstance(value, str)]
 
@@ -260,7 +262,7 @@ class TargetClient:
         said: list[Any] = []
         for path in ("/ServiceProviderConfig", "/Schemas", "/ResourceTypes"):
             try:
-                said.append(self._json("GET", path, self._ask("GET", path)))
+                said.append(_json(self._ask("GET", path)))
             except TargetError as error:
                 if error.everywhere:
                     raise
@@ -270,33 +272,33 @@ class TargetClient:
     def bulk(self, operations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The answers to these operations, in no order. Raises for the request as a whole."""
         body = {"schemas": [BULK_REQUEST], "Operations": list(operations)}
-        response = self._ask("POST", "/Bulk", body=body)
-        answers = Remote("", self._json("POST", "/Bulk", response)).get("Operations")
+        asked = self._ask("POST", "/Bulk", body=body)
+        answers = Remote("", _json(asked)).get("Operations")
         if not isinstance(answers, list):
-            raise Troubled(f"POST /Bulk answered {response.status} without operations", status=response.status)
+            raise Troubled(f"{_answered(asked)} without operations", asked)
         return [answer for answer in answers if isinstance(answer, dict)]
 
-    def refusal(self, what: str, status: int, said: Any) -> TargetError:
+    def refusal(self, operation: Mapping[str, Any], status: int, said: Any) -> TargetError:
         """What one operation of a bulk request was refused with."""
         body = orjson.dumps(said) if isinstance(said, dict) else b""
         token = None if self._credential is None else self._credential.token()
-        return _refusal(what, Response(status, {}, body), token)
+        response = Response(status, {}, body)
+        asked = Exchange("POST", "/Bulk", body={"Operations": [operation]}, response=response, token=token)
+        return _refusal(asked, f"{operation['method']} {operation['path']} in a bulk request")
 
     def read(self, resource_type: str, remote_id: str) -> Remote:
         """One resource; a group without its members."""
-        path = _path(resource_type, remote_id)
         query = "excludedAttributes=members" if resource_type == "Group" and self.profile.excludes else ""
-        response = self._ask("GET", path, query=query)
-        return self._remote("GET", path, response, self._json("GET", path, response))
+        asked = self._ask("GET", _path(resource_type, remote_id), query=query)
+        return _remote(asked, _json(asked))
 
     def create(self, resource_type: str, document: Mapping[str, Any]) -> str:
         """Make it; returns its remote id."""
-        path = f"/{ENDPOINTS[resource_type]}"
         try:
-            response = self._ask("POST", path, body=document)
+            asked = self._ask("POST", f"/{ENDPOINTS[resource_type]}", body=document)
         except Missing as missing:
-            raise Closed(f"{missing}. Is this its base URL?", status=404) from None
-        return self._remote("POST", path, response, self._json("POST", path, response)).id
+            raise Closed(f"{missing}. Is this its base URL?", missing.exchange) from None
+        return _remote(asked, _json(asked)).id
 
     def replace(self, resource_type: str, remote_id: str, document: Mapping[str, Any]) -> None:
         # Strict receivers refuse a PUT whose id does not say the path's (RFC 7644 §3.5.1 lets them).
@@ -313,42 +315,44 @@ class TargetClient:
         except Missing:
             return
 
-    def _ask(self, method: str, path: str, *, query: str = "", body: Mapping[str, Any] | None = None) -> Response:
+    def _ask(self, method: str, path: str, *, query: str = "", body: Mapping[str, Any] | None = None) -> Exchange:
         token = None if self._credential is None else self._credential.token()
-        response = self._send(method, path, query, body, token)
+        asked = self._send(Exchange(method, path, query, body, token=token))
+        response = _response(asked)
         if self._credential is not None and token is not None:
             if response.status == 401 and self._credential.renew(token):
-                token = self._credential.token()
-                response = self._send(method, path, query, body, token)
+                asked = self._send(Exchange(method, path, query, body, token=self._credential.token()))
+                response = _response(asked)
             if response.status != 401:
                 self._credential.accepted()
         if not 200 <= response.status < 300:
-            raise _refusal(f"{method} {path}", response, token)
+            raise _refusal(asked, str(asked))
         if (response.header("content-type") or "").lower().startswith("text/html"):
             # A gateway's page, whatever status it has: the receiver itself has not been asked.
-            raise Troubled(f"{method} {path} answered {response.status} with a page", status=response.status)
-        return response
+            raise Troubled(f"{_answered(asked)} with a page", asked)
+        return asked
 
-    def _send(self, method: str, path: str, query: str, body: Mapping[str, Any] | None, token: str | None) -> Response:
+    def _send(self, asked: Exchange) -> Exchange:
         headers = {"Accept": "application/scim+json, application/json"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        if body is not None:
+        if asked.token is not None:
+            headers["Authorization"] = f"Bearer {asked.token}"
+        if asked.body is not None:
             headers["Content-Type"] = "application/scim+json"
         try:
-            return self._http.request(
-                method,
-                self._base + path + (f"?{query}" if query else ""),
+            response = self._http.request(
+                asked.method,
+                self._base + asked.path + (f"?{asked.query}" if asked.query else ""),
                 headers=headers,
-                body=None if body is None else orjson.dumps(body),
+                body=None if asked.body is None else orjson.dumps(asked.body),
                 timeout=self._timeout,
-                max_response=_LONGEST_ANSWER,
+                max_response=LONGEST_ANSWER,
                 attempts=1,
             )
         except Blocked as error:
-            raise Closed(f"{method} {path}: {error}") from None
+            raise Closed(f"{asked}: {error}") from None
         except OutboundError as error:
-            raise Unreachable(f"{method} {path}: {error}") from None
+            raise Unreachable(f"{asked}: {error}", asked) from None
+        return replace(asked, response=response)
 
     def _first(self, count: int) -> dict[str, str]:
         """The query of a first page of so many."""
@@ -356,50 +360,57 @@ class TargetClient:
             return {}
         return {"startIndex": "1", "count": str(count)} if self.profile.paging == "index" else {"count": str(count)}
 
-    def _json(self, method: str, path: str, response: Response) -> dict[str, Any]:
-        try:
-            answer = loads(response.body, max_bytes=_LONGEST_ANSWER)
-        except StrictJsonError:
-            answer = None
-        if not isinstance(answer, dict):
-            kind = (response.header("content-type") or "no content type").partition(";")[0][:60]
-            raise Troubled(
-                f"{method} {path} answered {response.status} with {kind} that is not SCIM", status=response.status
-            )
-        return answer
 
-    def _remote(self, method: str, path: str, response: Response, answer: Any) -> Remote:
-        remote_id = Remote("", answer).get("id") if isinstance(answer, dict) else None
-        if not isinstance(remote_id, str) or not is_id(remote_id):
-            raise Troubled(f"{method} {path} answered {response.status} without a usable id", status=response.status)
-        return Remote(remote_id, answer)
+def _response(asked: Exchange) -> Response:
+    assert asked.response is not None
+    return asked.response
 
 
-def _refusal(what: str, response: Response, token: str | None) -> TargetError:
+def _answered(asked: Exchange) -> str:
+    return f"{asked} answered {_response(asked).status}"
+
+
+def _json(asked: Exchange) -> dict[str, Any]:
+    response = _response(asked)
+    try:
+        answer = loads(response.body, max_bytes=LONGEST_ANSWER)
+    except StrictJsonError:
+        answer = None
+    if not isinstance(answer, dict):
+        kind = (response.header("content-type") or "no content type").partition(";")[0][:60]
+        raise Troubled(f"{_answered(asked)} with {kind} that is not SCIM", asked)
+    return answer
+
+
+def _remote(asked: Exchange, answer: Any) -> Remote:
+    remote_id = Remote("", answer).get("id") if isinstance(answer, dict) else None
+    if not isinstance(remote_id, str) or not is_id(remote_id):
+        raise Troubled(f"{_answered(asked)} without a usable id", asked)
+    return Remote(remote_id, answer)
+
+
+def _refusal(asked: Exchange, what: str) -> TargetError:
+    response = _response(asked)
     kind = _KINDS.get(response.status)
     if kind is None:
         kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
-    text = f"{what} answered {response.status}"
-    scim_type, said = _said(response, token)
+    scim_type, said = _said(asked)
     if kind is Refused and scim_type == "noTarget":
         kind = NoTarget
-    return kind(f"{text}: {said}" if said else text, status=response.status, retry_after=response.retry_after)
+    text = f"{what} answered {response.status}"
+    return kind(f"{text}: {said}" if said else text, asked, retry_after=response.retry_after)
 
 
-def _said(response: Response, token: str | None) -> tuple[Any, str]:
+def _said(asked: Exchange) -> tuple[Any, str]:
     """The type of a SCIM error (RFC 7644 §3.12), and its words, cut and cleaned; nothing of any other body."""
     try:
-        error = loads(response.body, max_bytes=_LONGEST_ANSWER)
+        error = loads(_response(asked).body, max_bytes=LONGEST_ANSWER)
     except StrictJsonError:
         return None, ""
     if not isinstance(error, dict):
         return None, ""
     parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
-    text = " - ".join(parts)
-    if token:
-        text = text.replace(token, "***")
-    said = "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_DETAIL]
-    return error.get("scimType"), said
+    return error.get("scimType"), asked.clean(" - ".join(parts))
 
 
 def _path(resource_type: str, remote_id: str) -> str:

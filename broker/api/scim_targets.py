@@ -85,6 +85,7 @@ class DeliveryShape(Shape):
     attempts = auto_field(dump_only=True)
     due_at = auto_field(dump_only=True)
     problem = auto_field(dump_only=True)
+    exchange = auto_field(dump_only=True)
     owed_at = auto_field(dump_only=True)
     updated_at = auto_field(dump_only=True)
 

@@ -6,6 +6,8 @@ altered. A delivery says that one subscriber still owes one target the present s
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, SmallInteger, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -73,5 +75,7 @@ class Delivery(TenantOwned, Base):
     approved: Mapped[bool] = mapped_column(server_default=text("false"))
     """It was held, and an administrator released it; void as soon as the resource changes again."""
     problem: Mapped[str | None]
+    exchange: Mapped[dict[str, Any] | None]
+    """What was asked and answered when it failed last, without secrets and personal values."""
     owed_at: Mapped[Moment] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[Moment] = mapped_column(server_default=text("now()"))

@@ -139,13 +139,13 @@ def _read(response: Response) -> tuple[str, float]:
         answer = None
     answer = answer if isinstance(answer, dict) else {}
     if response.status in (429, 502, 503, 504):
-        raise Busy(text, status=response.status, retry_after=response.retry_after)
+        raise Busy(text, retry_after=response.retry_after)
     if response.status >= 500:
-        raise Unreachable(text, status=response.status)
+        raise Unreachable(text)
     if response.status != 200:
         code = answer.get("error")
         said = f": {code}" if isinstance(code, str) and code.isidentifier() and len(code) < 100 else ""
-        raise Denied(f"{text}{said}.", status=401)
+        raise Denied(f"{text}{said}.")
     token, seconds = answer.get("access_token"), answer.get("expires_in")
     if not isinstance(token, str) or not 0 < len(token) <= _LONGEST_TOKEN or not _is_token(token):
         raise Closed(f"{text} without a usable access_token.")

@@ -43,6 +43,10 @@ _TROUBLES = 8
 _NAMES = {"User": "userName", "Group": "displayName"}
 
 
+Refusal = tuple[str, TargetError]
+"""A member, and with what the target refused him."""
+
+
 class LeaseLost(Exception):
     """Somebody else has this work by now."""
 
@@ -87,7 +91,7 @@ def carry_out(work: Work, channel: Channel) -> Outcome | None:
 
 def failed(errand: Errand, error: TargetError) -> Outcome:
     work, channel = errand.work, errand.channel
-    outcome = Outcome(work, "later", problem=str(error))
+    outcome = Outcome(work, "later", problem=str(error), exchange=error.told)
     if errand.standing is not None:
         outcome.state, outcome.remote_id, outcome.digest = "present", errand.standing, work.digest
     if not error.again:
@@ -98,7 +102,7 @@ def failed(errand: Errand, error: TargetError) -> Outcome:
     if everywhere:
         channel.stopped = True
     # A credential that ran out or a wrong address is no resource's fault: nobody is given up for it.
-    shut = isinstance(error, Closed) or error.status == 401
+    shut = isinstance(error, Closed | Denied)
     outcome.counts = not shut
     outcome.wait = backoff(work.attempts)
     if error.retry_after is not None:
@@ -154,10 +158,7 @@ class Errand:
             remote_id = self.standing = self.found_or_made(self.rename_group)
             assert remote_id is not None
             refused = self.write_members(remote_id)
-        outcome = Outcome(work, "done", "present", remote_id, work.digest)
-        if refused:
-            outcome.kind, outcome.problem = "failed", f"Members refused: {len(refused)}; the first: {refused[0]}"
-        return outcome
+        return _with(refused, "Members refused", Outcome(work, "done", "present", remote_id, work.digest))
 
     def disable(self) -> Outcome:
         """Somebody who left the target's reach: may not use the application, and nothing else of his is sent."""
@@ -186,10 +187,7 @@ class Errand:
             refused = self.write_members(remote_id)
         except Missing:
             return Outcome(self.work, "done", "removed")
-        outcome = Outcome(self.work, "done", "disabled", remote_id)
-        if refused:
-            outcome.kind, outcome.problem = "failed", f"Members that stayed: {len(refused)}; the first: {refused[0]}"
-        return outcome
+        return _with(refused, "Members that stayed", Outcome(self.work, "done", "disabled", remote_id))
 
     def provided(self, write: Callable[[str], None]) -> str | None:
         """The remote id under which the target now has it; None when it is not there and need not be."""
@@ -202,7 +200,7 @@ class Errand:
             write(work.remote_id)
         except Missing as missing:
             if self.is_there(work.remote_id):
-                raise Troubled(f"{missing}, though it can be read", status=404) from None
+                raise Troubled(f"{missing}, though it can be read", missing.exchange) from None
             self.forget()
             return self.found_or_made(write)
         return work.remote_id
@@ -222,14 +220,15 @@ class Errand:
                 remote_id = self.known_there()
                 if remote_id is None:
                     self.refused = True
-                    raise Refused(f"{clash}. What it has under this name is not ours to take over") from None
+                    text = f"{clash}. What it has under this name is not ours to take over"
+                    raise Refused(text, clash.exchange) from None
             except TargetError as error:
                 self.refused = not error.again
                 raise
         try:
             write(remote_id)
         except Missing as missing:
-            raise Troubled(f"{missing}, though a search shows it", status=404) from None
+            raise Troubled(f"{missing}, though a search shows it", missing.exchange) from None
         return remote_id
 
     def known_there(self) -> str | None:
@@ -294,8 +293,9 @@ class Errand:
         ]
         try:
             self.patch(remote_id, operations)
-        except StillThere:
-            raise Refused("the target has the group but knows no PATCH, which groups need") from None
+        except StillThere as still:
+            text = "the target has the group but knows no PATCH, which groups need"
+            raise Refused(text, still.exchange) from None
 
     def deactivate(self, remote_id: str) -> None:
         self.check()
@@ -311,9 +311,9 @@ class Errand:
             raise Refused("the target knows neither this PATCH nor PUT")
         self.client.replace(self.kind, remote_id, self.work.document)
 
-    def write_members(self, remote_id: str) -> list[str]:
+    def write_members(self, remote_id: str) -> list[Refusal]:
         """Remove, then add, what differs from what we wrote; returns the refusals. Raises Missing: no such group."""
-        refusals: list[str] = []
+        refusals: list[Refusal] = []
         for adding in (False, True):
             after = ""
             while True:
@@ -327,7 +327,9 @@ class Errand:
                 after = page[-1][0]
         return refusals
 
-    def write_chunk(self, remote_id: str, chunk: Sequence[ledger.Member], adding: bool, refusals: list[str]) -> None:
+    def write_chunk(
+        self, remote_id: str, chunk: Sequence[ledger.Member], adding: bool, refusals: list[Refusal]
+    ) -> None:
         """One PATCH; when it is refused, its halves, down to the member it is about."""
         there = [member for member in chunk if member.remote_id is not None]
         if there:
@@ -351,7 +353,7 @@ class Errand:
                     self.write_chunk(remote_id, chunk[middle:], adding, refusals)
                     return
                 if adding or not isinstance(error, NoTarget):
-                    refusals.append(f"{chunk[0].id}: {error}")
+                    refusals.append((chunk[0].id, error))
                     return
         self.note(partial(ledger.written, self.work, [member.id for member in chunk], added=adding))
 
@@ -365,7 +367,7 @@ class Errand:
             try:
                 self.client.patch(self.kind, remote_id, operations)
             except Missing as missing:
-                raise StillThere(str(missing), status=404) from None
+                raise StillThere(str(missing), missing.exchange) from None
 
     def is_there(self, remote_id: str) -> bool:
         """Before it is forgotten in which groups somebody is: those who come back are in them still."""
@@ -410,6 +412,15 @@ def _reference(member: ledger.Member) -> dict[str, str]:
     assert member.remote_id is not None
     reference = {"value": member.remote_id}
     return {**reference, "type": "Group"} if member.type == "Group" else reference
+
+
+def _with(refused: Sequence[Refusal], what: str, outcome: Outcome) -> Outcome:
+    """The outcome of a group, failed where members were refused."""
+    if refused:
+        id, error = refused[0]
+        outcome.kind, outcome.problem = "failed", f"{what}: {len(refused)}; the first: {id}: {error}"
+        outcome.exchange = error.told
+    return outcome
 
 
 def only(found: Sequence[Remote]) -> str | None:

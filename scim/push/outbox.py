@@ -84,7 +84,8 @@ _FINISH = sa.text(f"""
     ON CONFLICT (tenant_id, target_id, hour, bucket) DO UPDATE SET settled = c.settled + EXCLUDED.settled
 """)  # noqa: S608 - constant text
 _AGAIN = sa.text(f"""
-    UPDATE deliveries d SET lease_until = NULL, attempts = 0, problem = NULL, due_at = now() FROM {_GIVEN} WHERE {_SAME}
+    UPDATE deliveries d SET lease_until = NULL, attempts = 0, problem = NULL, exchange = NULL, due_at = now()
+    FROM {_GIVEN} WHERE {_SAME}
 """)  # noqa: S608 - constant text
 _RELEASE = sa.text(f"""
     UPDATE deliveries d SET lease_until = NULL FROM {_GIVEN} WHERE {_SAME}
@@ -106,7 +107,7 @@ _FAIL = sa.text(f"""
         attempts = CASE WHEN d.generation <> :generation THEN 0 ELSE d.attempts + 1 END,
         failing_since = CASE WHEN d.attempts = 0 THEN now() ELSE d.failing_since END,
         due_at = CASE WHEN d.generation <> :generation THEN now() ELSE now() + make_interval(secs => :rest) END,
-        problem = :problem, updated_at = now()
+        problem = :problem, exchange = CAST(:exchange AS jsonb), updated_at = now()
     {_ONE}
 """)  # noqa: S608 - constant text
 _LATER = sa.text(f"""
@@ -119,7 +120,7 @@ _LATER = sa.text(f"""
         due_at = now() + make_interval(secs =>
             CASE WHEN :counts AND d.attempts > 0 AND d.failing_since < now() - interval '{_PATIENCE}'
                  THEN CAST(:rest AS double precision) ELSE :wait END),
-        problem = :problem
+        problem = :problem, exchange = CAST(:exchange AS jsonb)
     {_ONE}
 """)  # noqa: S608 - constant text
 _REMEMBER = sa.text("""
@@ -383,7 +384,8 @@ def _finish(works: Sequence[Work]) -> None:
 def _try_again(outcome: Outcome) -> None:
     work = outcome.work
     session = db.session()
-    values = {**_place(work), "problem": outcome.problem, "rest": _spread(_RETRY)}
+    exchange = None if outcome.exchange is None else orjson.dumps(outcome.exchange).decode()
+    values = {**_place(work), "problem": outcome.problem, "exchange": exchange, "rest": _spread(_RETRY)}
     if outcome.kind == "failed":
         session.execute(_FAIL, {**values, "generation": work.generation})
     else:

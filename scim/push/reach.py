@@ -267,6 +267,7 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
                 "generation": Delivery.generation + 1,
                 "status": "pending",
                 "problem": None,
+                "exchange": sa.null(),
                 # Nobody is released for another leaving than the one that was seen.
                 "approved": Delivery.approved & (insert.excluded.lane == FIRST),
                 "updated_at": sa.func.now(),

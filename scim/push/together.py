@@ -197,9 +197,9 @@ def _settled(one: Ready, answer: dict[str, Any] | None, channel: Channel) -> lis
     if 200 <= status < 300:
         made = remote_id or _made(answer)
         if made is None:
-            return [failed(errand, Troubled(f"{where} answered {status} without a usable id", status=status))]
+            return [failed(errand, Troubled(f"{where} answered {status} without a usable id"))]
         return [Outcome(work, "done", "present", made, work.digest)]
-    error = channel.client.refusal(where, status, answer.get("response"))
+    error = channel.client.refusal(operation, status, answer.get("response"))
     if isinstance(error, Clash | Missing | Unsupported):
         return _alone(work, channel)
     errand.refused = remote_id is None and not error.again

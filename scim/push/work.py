@@ -110,6 +110,8 @@ class Outcome:
     remote_id: str | None = None
     digest: bytes | None = None
     problem: str | None = None
+    exchange: Mapping[str, Any] | None = None
+    """What was asked and answered when it failed, fit to be shown."""
     wait: float | None = None
     pause: float | None = None
     """The target as a whole is in trouble: send nothing to it for so many seconds at least."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
 from connectors.egress import Egress
@@ -109,7 +110,7 @@ def test_every_status_has_its_kind(
     receiver.fault("PUT", "/Users/1", Answer(status, {"detail": "no"}, {"Location": "http://127.0.0.1:1/"}))
     with pytest.raises(kind, match=f"^PUT /Users/1 answered {status}: no$") as raised:
         client.replace("User", "1", ALICE)
-    assert raised.value.status == status
+    assert raised.value.told is not None and raised.value.told["answer"]["status"] == status
     assert len(receiver.asked) == 1
 
 
@@ -201,3 +202,81 @@ def test_a_group_is_read_without_its_members(client: TargetClient, receiver: Rec
     client.read("Group", made)
     client.find("Group", "displayName", "Sales")
     assert [asked.query["excludedAttributes"] for asked in receiver.requests("GET")] == ["members"] * 2
+
+
+def test_what_failed_is_told_without_secrets_and_without_what_is_known_of_a_person(
+    client: TargetClient, receiver: Receiver
+) -> None:
+    said = {"scimType": "invalidValue", "detail": f"{TOKEN} is yours", "userName": "alice@acme.example", "id": "r1"}
+    answer = Answer(400, said, {"Retry-After": "7", "Set-Cookie": "session=1", "WWW-Authenticate": f"x {TOKEN}"})
+    receiver.fault("POST", "/Users", answer)
+    with pytest.raises(Refused) as raised:
+        client.create("User", {**ALICE, "emails": [{"value": "a@b.example", "type": "work"}], "password": "s3cret"})
+    told = raised.value.told
+    assert told is not None
+    assert told["request"] == {
+        "method": "POST",
+        "path": "/Users",
+        "body": {
+            "schemas": [],
+            "userName": "***",
+            "externalId": "usr_1",
+            "active": True,
+            "emails": [{"value": "***", "type": "work"}],
+            "password": "***",
+        },
+    }
+    headers = {"content-type": "application/scim+json", "retry-after": "7", "www-authenticate": "x ***"}
+    body = {"scimType": "invalidValue", "detail": "*** is yours", "userName": "***", "id": "r1"}
+    assert told["answer"] == {"status": 400, "headers": headers, "body": body}
+
+
+def test_the_members_of_a_group_and_our_ids_are_told_and_names_searched_by_are_not(
+    client: TargetClient, receiver: Receiver
+) -> None:
+    receiver.fault("PATCH", "/Groups/g1", Answer(500))
+    members = [{"value": f"r{number}"} for number in range(25)]
+    with pytest.raises(Troubled) as raised:
+        client.patch(
+            "Group",
+            "g1",
+            [
+                {"op": "add", "path": "members", "value": members},
+                {"op": "replace", "path": "displayName", "value": "x"},
+            ],
+        )
+    assert raised.value.told is not None
+    adding, renaming = raised.value.told["request"]["body"]["Operations"]
+    assert adding["value"] == [*members[:10], "… 15 more"] and renaming["value"] == "***"
+    receiver.fault("GET", "/Users", Answer(500), times=2)
+    for name, value, shown in (("userName", 'al"ice', "***"), ("externalId", "usr_1", "usr_1")):
+        with pytest.raises(Troubled) as raised:
+            client.find("User", name, value)
+        assert raised.value.told is not None
+        assert raised.value.told["request"]["query"]["filter"] == f'{name} eq "{shown}"'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Answer(0), None),
+        (Answer(201, {"id": "r1"}, cut=True), None),
+        (Answer(502, b"<html>intern</html>"), "19 octets that are not JSON"),
+        (Answer(200, b"{" + b" " * 5_000_000 + b"}"), None),
+    ],
+)
+def test_of_an_answer_that_is_none_nothing_is_told_but_its_size(
+    client: TargetClient, receiver: Receiver, answer: Answer, told: str | None
+) -> None:
+    receiver.fault("POST", "/Users", answer)
+    with pytest.raises(TargetError) as raised:
+        client.create("User", ALICE)
+    assert raised.value.told is not None
+    assert (raised.value.told["answer"] or {}).get("body") == told
+
+
+def test_what_is_told_stays_small_however_much_was_said(client: TargetClient, receiver: Receiver) -> None:
+    receiver.fault("PUT", "/Users/1", Answer(400, {f"attribute{number}": "x" * 1_000 for number in range(2_000)}))
+    with pytest.raises(Refused) as raised:
+        client.replace("User", "1", {f"attribute{number}": ["x" * 1_000] * 100 for number in range(100)})
+    assert len(orjson.dumps(raised.value.told)) < 12_000

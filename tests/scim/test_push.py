@@ -345,6 +345,9 @@ def test_one_refused_member_does_not_keep_the_others_out(acme: Tenant, receiver:
     failed = acme.delivery()
     assert failed.status == "failed"
     assert failed.problem is not None and failed.problem.startswith(f"Members refused: 1; the first: {people[4]}")
+    assert failed.exchange is not None
+    [asked] = failed.exchange["request"]["body"]["Operations"]
+    assert asked == {"op": "add", "path": "members", "value": [{"value": bad}]}
 
 
 def test_people_are_sent_before_the_groups_that_name_them(acme: Tenant, receiver: Receiver) -> None:
@@ -563,6 +566,14 @@ def test_a_refusal_that_cannot_heal_is_shown_and_tried_again_when_the_person_cha
     failed = acme.delivery()
     assert (failed.status, failed.resource_id) == ("failed", alice)
     assert failed.problem == "POST /Users answered 400: invalidValue - no title"
+    assert failed.exchange is not None
+    assert failed.exchange["request"]["body"] == {
+        "schemas": [CORE_USER],
+        "externalId": alice,
+        "active": True,
+        "userName": "***",
+    }
+    assert failed.exchange["answer"]["body"] == {"scimType": "invalidValue", "detail": "no title"}
     acme.change(alice, title="Chief")
     drain()
     assert set(receiver.users()) == {"alice", "bob"}

@@ -1,6 +1,10 @@
-"""Reserved for the last exchange of a delivery that failed."""
+"""A delivery that failed keeps what was asked and what was answered."""
 
 from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0011"
 down_revision = "0010"
@@ -9,4 +13,4 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    op.add_column("deliveries", sa.Column("exchange", JSONB(), nullable=True))

@@ -95,6 +95,9 @@ def test_a_target_is_paused_here_and_leaves_that_by_resume(cast: Cast) -> None:
     assert code(cast.acme_admin.patch(path, {"application_id": "app_x"})) == (422, "validation_failed")
 
 
+EXCHANGE = {"request": {"method": "POST", "path": "/Users"}, "answer": {"status": 400}}
+
+
 def owe(scope: Scope, target_id: str, status: str) -> str:
     resource = ids.new("usr")
     with platform_scope() as session:
@@ -106,6 +109,7 @@ def owe(scope: Scope, target_id: str, status: str) -> str:
                 resource_id=resource,
                 status=status,
                 problem="because",
+                exchange=EXCHANGE,
             )
         )
     return resource
@@ -182,6 +186,7 @@ def test_deliveries_and_remote_resources_are_shown_with_their_problems(cast: Cas
     assert set(seen) == owed and len(seen) == 4
     failed = cast.acme_admin.get(f"{path}?status=failed").get_json()["items"]
     assert len(failed) == 3 and {one["problem"] for one in failed} == {"because"}
+    assert failed[0]["exchange"] == EXCHANGE
     [shown] = cast.acme_admin.get(f"{PATH}/{target}/resources").get_json()["items"]
     assert (shown["resource_id"], shown["remote_id"], shown["state"]) == (resource, "r-1", "present")
 

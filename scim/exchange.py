@@ -1,0 +1,129 @@
+"""One request to a receiver and its answer, as an administrator may see them.
+
+Owns what of an exchange is shown, and how much: names, structure, ids and the words of a SCIM error stay; what is known
+of a person becomes `***`. A credential is never part of it, and of an answer that is no JSON only its kind and size are
+told: what else is in it may be anybody's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from broker.strict_json import StrictJsonError, loads
+from connectors.http import Response
+
+LONGEST_ANSWER = 4 * 1024 * 1024
+_LONGEST_BODY = 4_096
+_LONGEST_TEXT = 300
+_ITEMS, _DEPTH = 10, 8
+_HIDDEN = "***"
+_HEADERS = ("content-type", "retry-after", "etag", "www-authenticate", "x-request-id", "x-correlation-id")
+_PLAIN = """
+    schemas id externalId meta resourceType version created lastModified location type $ref members manager groups op
+    path method bulkId failOnErrors status scimType detail totalResults itemsPerPage startIndex
+"""
+_OPEN = frozenset(_PLAIN.lower().split())
+"""What tells nothing of a person. Under `members`, `manager` and `groups` stand ids."""
+_QUOTED = re.compile(r'(\w+)( \w\w )"(?:[^"\\]|\\.)*"')
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request that was sent, and its answer; none when it was not answered, or not to its end."""
+
+    method: str
+    path: str
+    query: str = ""
+    body: Mapping[str, Any] | None = None
+    response: Response | None = None
+    token: str | None = field(default=None, repr=False)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """It as JSON, a few thousand letters at most, without secrets and without what is known of a person."""
+        request: dict[str, Any] = {"method": self.method, "path": self.path}
+        if self.query:
+            request["query"] = {name: _QUOTED.sub(_unquoted, value) for name, value in parse_qsl(self.query, True)}
+        if self.body is not None:
+            request["body"] = _bounded(_masked(self.body))
+        return {"at": self.at.isoformat(timespec="seconds"), "request": request, "answer": self._answer()}
+
+    def _answer(self) -> dict[str, Any] | None:
+        response = self.response
+        if response is None:
+            return None
+        headers = {name: self.clean(value) for name in _HEADERS if (value := response.header(name)) is not None}
+        answer: dict[str, Any] = {"status": response.status, "headers": headers}
+        if response.body:
+            try:
+                body = _masked(loads(response.body, max_bytes=LONGEST_ANSWER))
+            except StrictJsonError:
+                return {**answer, "body": f"{len(response.body)} octets that are not JSON"}
+            answer["body"] = _bounded(self._cleaned(body))
+        return answer
+
+    def _cleaned(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self.clean(name): self._cleaned(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._cleaned(one) for one in value]
+        return self.clean(value) if isinstance(value, str) else value
+
+    def clean(self, text: str) -> str:
+        """Words of the receiver's: without the token, without control characters, and cut."""
+        if self.token:
+            text = text.replace(self.token, _HIDDEN)
+        return "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_TEXT]
+
+
+def _masked(value: Any, within: str = "", depth: int = 0) -> Any:
+    """The value of the attribute `within`, with what is known of a person hidden; long lists and depths are cut."""
+    if value is None or value == "" or isinstance(value, bool):
+        return value
+    if depth > _DEPTH:
+        return _HIDDEN
+    if isinstance(value, Mapping):
+        named = _named_by(value)
+        return {
+            str(name)[:_LONGEST_TEXT]: _masked(inner, _attribute(str(name), named or within), depth + 1)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        shown = [_masked(one, within, depth + 1) for one in value[:_ITEMS]]
+        return [*shown, f"… {len(value) - _ITEMS} more"] if len(value) > _ITEMS else shown
+    if within not in _OPEN:
+        return _HIDDEN
+    return value[:_LONGEST_TEXT] if isinstance(value, str) else value
+
+
+def _attribute(name: str, within: str) -> str:
+    """Whose value stands under this name: a plain `value` is that of the attribute around it."""
+    return within if name.lower() == "value" else name.lower()
+
+
+def _named_by(operation: Mapping[str, Any]) -> str:
+    """The attribute that an operation of a PATCH is about."""
+    path = operation.get("path")
+    return re.split(r"[.\[]", path)[0].lower() if "op" in operation and isinstance(path, str) else ""
+
+
+def _unquoted(term: re.Match[str]) -> str:
+    """A comparison of a filter, without what it looks for unless that is an id of ours."""
+    return term[0] if term[1].lower() in _OPEN else f'{term[1]}{term[2]}"{_HIDDEN}"'
+
+
+def _bounded(body: Any) -> Any:
+    text = orjson.dumps(body).decode(errors="replace")
+    return body if len(text) <= _LONGEST_BODY else f"{text[:_LONGEST_BODY]}… ({len(text)} letters)"
