@@ -18,7 +18,7 @@ from typing import Any, cast
 import redis
 from flask import current_app
 
-from . import bell, ids, settings
+from . import bell, settings
 from .access import own_scope
 from .context import Actor
 from .db import unit
@@ -119,9 +119,7 @@ def charge(actor: Actor, count: int) -> None:
 
 
 def _key(actor: Actor) -> str:
-    # A JWT is one of many that its holder may ask for: what he may ask is his.
-    shown = actor.credential_id
-    return f"scaikey:allowance:{actor.tenant_id}:{shown if shown is not None and ids.is_id(shown) else actor.id}"
+    return f"scaikey:allowance:{actor.tenant_id}:{actor.counted_as}"
 
 
 def _limits_of(actor: Actor) -> tuple[int, int]:

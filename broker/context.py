@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, get_args
 
+from . import ids
+
 TenantKind = Literal["customer", "home", "platform"]
 ActorKind = Literal["user", "service_account", "application", "scim_token", "system", "anonymous"]
 
@@ -68,6 +70,12 @@ class Actor:
     """How the SCIM door hears it."""
     expires_at: datetime | None = None
     """When the credential ends."""
+
+    @property
+    def counted_as(self) -> str:
+        """What its requests are counted by: a JWT is one of many that its holder may ask for."""
+        shown = self.credential_id
+        return shown if shown is not None and ids.is_id(shown) else self.id
 
 
 ANONYMOUS = Actor("anonymous", "anonymous")

@@ -107,15 +107,17 @@ class Door:
         max_bytes: int = 256 * 1024,
         authenticate: Callable[[Deed], Actor] | None = None,
         admit: Callable[[Actor], None] | None = None,
+        refused: Callable[[Actor, Problem], None] | None = None,
     ) -> None:
         """`authenticate`: who asks, where it is not said by a bearer token (a browser's session). `admit` may refuse
-        who asks too much."""
+        who asks too much. `refused` is told why a change that somebody asked for was not made."""
         self.name = name
         self.url_prefix = url_prefix
         self.render = render
         self.max_bytes = max_bytes
         self._authenticate = authenticate or _by_bearer_token
         self._admit = admit
+        self._refused = refused
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix or None)
         self._guards: dict[str, tuple[Deed, View]] = {}
 
@@ -178,19 +180,31 @@ class Door:
             if access.use_is_due(actor):
                 _note_use_afterwards(actor)
             logs.bind(actor=actor.id)
-            if self._admit is not None:
-                self._admit(actor)
-            with acting(actor, current_request_id()):
-                scope = _place(actor, deed, arguments)
-                logs.bind(tenant=scope and scope.tenant_id)
-                if not deed.transaction:
-                    return deed.view(**arguments)
-                # Read before the transaction opens: a slow sender must not hold one.
-                request.get_data()
-                return in_one_transaction(scope, lambda: deed.view(**arguments), spanning=deed.spanning)
+            try:
+                return self._pass(deed, actor, arguments)
+            except Exception as error:
+                if self._refused is None or deed.action.endswith(".read"):
+                    raise
+                problem = problem_of(error)
+                self._refused(actor, problem)
+                if problem is error:
+                    raise
+                raise problem from error
 
         call.deed = deed  # type: ignore[attr-defined]
         return call
+
+    def _pass(self, deed: Deed, actor: Actor, arguments: dict[str, Any]) -> Response:
+        if self._admit is not None:
+            self._admit(actor)
+        with acting(actor, current_request_id()):
+            scope = _place(actor, deed, arguments)
+            logs.bind(tenant=scope and scope.tenant_id)
+            if not deed.transaction:
+                return deed.view(**arguments)
+            # Read before the transaction opens: a slow sender must not hold one.
+            request.get_data()
+            return in_one_transaction(scope, lambda: deed.view(**arguments), spanning=deed.spanning)
 
 
 def _by_bearer_token(deed: Deed) -> Actor:

@@ -20,7 +20,7 @@ from broker.context import current_actor
 from broker.doors import in_one_transaction, problem_of
 from broker.errors import BadRequest, Conflict, NotFound, PayloadTooLarge, Problem
 
-from .operations import Done, Writer
+from .operations import Done, Writer, refused
 from .patch import MESSAGE as PATCH_MESSAGE
 from .problems import body_of, status_of
 from .resources import Projection, etag, location
@@ -29,6 +29,7 @@ from .schemas import ENDPOINTS, MAX_BYTES, MAX_OPERATIONS
 REQUEST = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 RESPONSE = "urn:ietf:params:scim:api:messages:2.0:BulkResponse"
 _REFERENCE = "bulkId:"
+_LONGEST_METHOD = 20
 _TYPES: Mapping[str, str] = {endpoint: name for name, endpoint in ENDPOINTS.items()}
 
 
@@ -151,6 +152,14 @@ def _attempt(operation: Operation, deed: Callable[[], Done], writer: Writer) -> 
     except Exception as error:
         problem = problem_of(error)
         operation.status, operation.error, operation.tag = status_of(problem)[0], body_of(problem), None
+        refused(
+            writer.scope,
+            current_actor(),
+            operation.method[:_LONGEST_METHOD],
+            _TYPES.get(operation.endpoint),
+            operation.id or operation.target,
+            problem,
+        )
         return
     operation.status = operation.status or done.status
     if done.row is not None:

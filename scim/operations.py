@@ -1,7 +1,8 @@
 """What one write of a client does, whether it came alone or in a bulk request.
 
 Owns the four of them: a resource made, said anew, changed and removed, in the unit of work that is open and with the
-answer as the client wants it. Reading requests and shaping responses is `scim.server`'s, running many `scim.bulk`'s.
+answer as the client wants it; and that one which is refused is remembered. Reading requests and shaping responses is
+`scim.server`'s, running many `scim.bulk`'s.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any, NamedTuple
 import scim2_models as scim
 from scim2_server.conditions import Conditions
 
-from broker import ids
-from broker.context import Scope, current_actor
+from broker import ids, refusals
+from broker.context import Actor, Scope, current_actor
 from broker.directory import Directory
 from broker.directory.rows import PREFIX
-from broker.errors import Forbidden, MethodNotAllowed, NotFound
+from broker.errors import Forbidden, MethodNotAllowed, NotFound, Problem
 
 from . import dialects, memberships, reading, schemas, storage
 from .patch import check, drop_members, patch
+from .problems import status_of
 from .reading import in_unit
 from .resources import Projection, Row
 
@@ -99,6 +101,20 @@ class Writer:
             raise Forbidden("Service accounts are not removed by SCIM")
         Directory().remove(resource_type, id)
         return Done(204)
+
+
+def refused(scope: Scope, actor: Actor, method: str, resource_type: str | None, id: str, problem: Problem) -> None:
+    """Remember in the tenant's audit log that a write was not done. What failed for our own sake is no refusal."""
+    status, scim_type = status_of(problem)
+    if status >= 500 or scope.tenant_id is None:
+        return
+    said = {"method": method, "status": status, "code": problem.code, "type": scim_type, "reason": problem.detail}
+    where = ("Tenant", scope.tenant_id) if resource_type is None else (resource_type, id if _is_one(id) else "")
+    refusals.tell(refusals.REFUSED, scope, actor, *where, f"{method} {status} {scim_type} {problem.detail}", said)
+
+
+def _is_one(id: str) -> bool:
+    return all(ids.is_id(part) for part in id.split("."))
 
 
 def _plain(resource_type: str, method: str, body: Any) -> Any:

@@ -31,7 +31,7 @@ from .problems import refusal
 from .reading import in_unit
 from .resources import etag
 from .schemas import MODELS, POLICY, PROVIDER
-from .storage import DirectoryStorage, check_membership, lock, members_of, write_over
+from .storage import DirectoryStorage, check_membership, directory, lock, members_of, write_over
 
 # A service that announces cursors wants a secret for them: ours are sealed in `scim.asking`, and this one seals none.
 SERVICE = ScimService(PROVIDER, secret=secrets.token_bytes(32))
@@ -210,7 +210,7 @@ def change_members(tenant: str, group_id: str, change: MemberChange) -> bool:
         statement, parameters = members_where(selected)
         found = in_unit(statement, {**parameters, "tenant": tenant, "id": group_id, "base": ""})
         change.exclude(id for (id,) in found if id not in change.add)
-    return Directory().change_members(group_id, list(change.add), list(change.remove))
+    return directory().change_members(group_id, list(change.add), list(change.remove))
 
 
 def drop_members(tenant: str, group_id: str) -> None:

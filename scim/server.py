@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import orjson
 import scim2_models as scim
-from flask import Response, request
+from flask import Response, g, request
 from scim2_server.conditions import Conditions
 
-from broker import allowance, running
-from broker.context import current_actor
+from broker import access, allowance, running
+from broker.context import Actor, current_actor
 from broker.db import hot
 from broker.doors import About, Door, json_body, scope
 from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, Problem
@@ -27,11 +27,11 @@ from .asking import Query, Walk, from_arguments, from_message
 from .dialects import STRICT
 from .filters import conditions
 from .memberships import Memberships
-from .operations import MEMBER, Done, Writer
+from .operations import MEMBER, Done, Writer, refused
 from .patch import SERVICE, check
 from .problems import body_of, refusal, status_of
 from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
-from .schemas import MAX_BULK_BYTES, MAX_BYTES, MEDIA_TYPE, RESOURCE_TYPES, TYPE_AT
+from .schemas import ENDPOINTS, MAX_BULK_BYTES, MAX_BYTES, MEDIA_TYPE, RESOURCE_TYPES, TYPE_AT
 from .sorting import order, sort_keys
 from .walking import Branch, Listing
 
@@ -42,7 +42,25 @@ def render(problem: Problem) -> Response:
     return Response(body_of(problem), status_of(problem)[0], content_type=MEDIA_TYPE)
 
 
-door = Door("scim", url_prefix="/scim/v2/<tenant_slug>", render=render, max_bytes=MAX_BYTES, admit=allowance.take)
+def remember(actor: Actor, problem: Problem) -> None:
+    """A write that was refused, in the log of the tenant it was for; where none was reached, of whose the credential
+    is."""
+    place = scope() if "scaikey_scope" in g else access.own_scope(actor) if actor.tenant_id is not None else None
+    if place is not None:
+        said = request.view_args or {}
+        first = request.path.split("/")[4]
+        resource_type = "User" if first == "Me" else MEMBER if first == ENDPOINTS[MEMBER] else TYPE_AT.get(first)
+        refused(place, actor, request.method, resource_type, actor.id if first == "Me" else said.get("id", ""), problem)
+
+
+door = Door(
+    "scim",
+    url_prefix="/scim/v2/<tenant_slug>",
+    render=render,
+    max_bytes=MAX_BYTES,
+    admit=allowance.take,
+    refused=remember,
+)
 
 
 @door.route(f"{_RESOURCES}/<id>", action=Action.DIRECTORY_READ, context="slug", transaction=False)

@@ -7,7 +7,7 @@ opens one per call. Also owns what a write must know first: the locked row, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ import orjson
 import scim2_models as scim
 from scim2_server.storage import ScimStorage, SearchPage
 
-from broker import ids, passwords, settings
+from broker import ids, passwords, refusals, settings
 from broker.attributes import fold
 from broker.context import Scope, current_actor
-from broker.db import current_scope, db, unit
+from broker.db import after_commit, current_scope, db, unit
 from broker.directory import Directory
 from broker.directory.mapping import flattened, render_extras
 from broker.directory.rows import PREFIX
@@ -33,6 +33,7 @@ from broker.errors import (
 from broker.policy import Action, credential_allows
 
 from . import reading
+from .dialects import TOLERANT
 from .filters import conditions
 from .problems import spoken
 from .reading import in_unit
@@ -42,6 +43,7 @@ from .sorting import order, sort_keys
 from .walking import Branch, Listing, Place
 
 SERVICE_ACCOUNT = "ServiceAccount"
+MOST_STRANGERS_SHOWN = 20
 
 _LOCK = """
 SELECT version, local, user_type, name_key FROM resources
@@ -120,6 +122,18 @@ def _check_group_name(document: Mapping[str, Any], key_before: str | None) -> No
         raise Conflict("displayName: another group has this name", scim_type="uniqueness")
 
 
+def directory() -> Directory:
+    """The directory as the credential at hand writes it: members who are nobody here are passed over for a tolerant
+    one, and remembered."""
+    return Directory(passed_over=_pass_over if current_actor().mode == TOLERANT else None)
+
+
+def _pass_over(group_id: str, strangers: Sequence[str]) -> None:
+    scope, actor, shown = current_scope(), current_actor(), sorted(strangers)[:MOST_STRANGERS_SHOWN]
+    said = {"reason": "no user or group here has this id", "members": shown, "count": len(strangers)}
+    after_commit(lambda: refusals.tell(refusals.PASSED_OVER, scope, actor, "Group", group_id, " ".join(shown), said))
+
+
 def is_token() -> bool:
     return current_actor().kind == "scim_token"
 
@@ -137,7 +151,7 @@ def create(resource_type: str, resource: scim.Resource[Any]) -> Made:
         raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
     if resource_type == "Group":
         _check_group_name(document, None)
-    row = Directory().create(resource_type, document)
+    row = directory().create(resource_type, document)
     if password is not None:
         passwords.set_password(row.id, password)
     return row
@@ -186,7 +200,7 @@ def write_over(
             said |= unseen
         if said != present:
             check_membership(tenant, id)
-    Directory().replace(resource_type, id, document, complete=complete, pin=pin)
+    directory().replace(resource_type, id, document, complete=complete, pin=pin)
     if password is not None:
         passwords.set_password(id, password)
 
@@ -216,8 +230,8 @@ def _to_write(resource_type: str, resource: scim.Resource[Any]) -> dict[str, Any
 
 def _only_deactivate(resource_type: str, id: str, locked: Locked, document: dict[str, Any], *, complete: bool) -> None:
     """What a SCIM token may do to a holder of an admin role: take `active` away, and nothing else."""
-    directory = Directory()
-    row = reading.row(in_unit, directory.tenant, "", resource_type, id, lists=False)
+    tenant = Directory().tenant
+    row = reading.row(in_unit, tenant, "", resource_type, id, lists=False)
     stored = merged(orjson.loads(row.document), _extras(resource_type, locked.local))
     present, wanted = flattened(resource_type, stored), flattened(resource_type, document)
     changed = {key: value for key, value in wanted.items() if present.get(key) != value}
@@ -225,7 +239,7 @@ def _only_deactivate(resource_type: str, id: str, locked: Locked, document: dict
     if resource_type != "User" or removed or changed.keys() - {"active"} or changed.get("active"):
         raise Forbidden("A SCIM token may only deactivate who holds an admin role")
     if changed:
-        directory.replace(resource_type, id, {**stored, "active": False}, complete=True)
+        Directory().replace(resource_type, id, {**stored, "active": False}, complete=True)
 
 
 def _extras(resource_type: str, local: Mapping[str, Any]) -> dict[str, Any]:

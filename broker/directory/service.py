@@ -8,7 +8,7 @@ the caller's unit of work and never commits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -64,13 +64,21 @@ _TARGETS = {
 class Directory:
     """The directory of the tenant whose unit of work is open."""
 
-    def __init__(self, scope: Scope | None = None, *, tenant_id: str | None = None) -> None:
-        """`tenant_id` names the tenant in a unit of work that spans tenants (bootstrap); elsewhere the scope does."""
+    def __init__(
+        self,
+        scope: Scope | None = None,
+        *,
+        tenant_id: str | None = None,
+        passed_over: Callable[[str, Sequence[str]], None] | None = None,
+    ) -> None:
+        """`tenant_id` names the tenant in a unit of work that spans tenants (bootstrap); elsewhere the scope does.
+        `passed_over` is told which group was to get which members who are nobody here; without it they are refused."""
         chosen = scope or current_scope()
         tenant = tenant_id if chosen.tenant_id is None else chosen.tenant_id
         if tenant is None:
             raise ValueError("a directory belongs to one tenant")
         self.tenant = tenant
+        self._passed_over = passed_over
 
     def create(self, resource_type: str, document: Mapping[str, Any]) -> Row:
         """A resource from a validated SCIM document; read-only attributes in it are ignored.
@@ -90,8 +98,7 @@ class Directory:
             with room.one_name_each(rows.name_attribute(row.type)):
                 rows.insert(self.tenant, [row])
             if wanted := _member_ids(document):
-                self._check_members(row.id, wanted)
-                members.add_local(self.tenant, row.id, wanted)
+                members.add_local(self.tenant, row.id, self._known(row.id, wanted))
             self._record(f"{row.noun}.created", row)
         return row
 
@@ -182,8 +189,7 @@ class Directory:
                 if set(given) - set(add):
                     raise OwnedByUpstream("An upstream gives this membership; remove it there", scim_type="mutability")
             if add:
-                self._check_members(group_id, add)
-                added = members.add_local(self.tenant, group_id, add)
+                added = members.add_local(self.tenant, group_id, self._known(group_id, add, losing=bool(removed)))
             return self._tell(group_id, added, removed)
 
     def admit(self, identity: Identity, via: IdentityProvider) -> Admission:
@@ -383,12 +389,17 @@ class Directory:
     def _places(self) -> int | None:
         return room.places(self.tenant)
 
-    def _check_members(self, group_id: str, wanted: Sequence[str]) -> None:
+    def _known(self, group_id: str, wanted: Sequence[str], *, losing: bool = False) -> Sequence[str]:
+        """Those who are here. `losing`: others leave the group by the same word, which must then know whom it names."""
         strangers = members.unknown(self.tenant, wanted)
-        if strangers:
+        if strangers and (losing or self._passed_over is None):
             raise ValidationFailed(f"members: there is no user or group {strangers[0][:64]}", scim_type="invalidValue")
         if group_id in wanted:
             raise ValidationFailed("members: a group cannot be its own member", scim_type="invalidValue")
+        if not strangers or self._passed_over is None:
+            return wanted
+        self._passed_over(group_id, strangers)
+        return [member for member in wanted if member not in set(strangers)]
 
     def _set_members(self, group_id: str, wanted: Sequence[str], *, complete: bool) -> None:
         """Make these the members, but for whom an upstream gives: none may be left out, unless all are."""
@@ -400,8 +411,7 @@ class Directory:
         added: list[str] = []
         removed: list[str] = []
         if adding:
-            self._check_members(group_id, adding)
-            added = members.add_local(self.tenant, group_id, adding)
+            added = members.add_local(self.tenant, group_id, self._known(group_id, adding, losing=bool(leaving)))
         if leaving:
             removed, _ = members.drop_local(self.tenant, group_id, leaving)
         self._tell(group_id, added, removed)

@@ -264,7 +264,8 @@ def test_put_sets_the_members_of_a_group(acme: Scim) -> None:
     answer = acme.put(f"/Groups/{group}", {"displayName": "g2", "members": [{"value": b}, {"value": c}]})
     assert {each["value"] for each in answer.json["members"]} == {b, c}
     assert "members" not in acme.put(f"/Groups/{group}", {"displayName": "g2"}).json
-    refused(acme.put(f"/Groups/{group}", {"displayName": "g", "members": [{"value": "nobody"}]}), 400, "invalidValue")
+    both = {"displayName": "g", "members": [{"value": group}]}
+    refused(acme.put(f"/Groups/{group}", both), 400, "invalidValue")
 
 
 def test_patch_changes_attributes_in_every_shape(acme: Scim) -> None:
@@ -408,7 +409,8 @@ def test_members_change_in_every_shape_clients_send(acme: Scim) -> None:
     assert acme.get(path).json["displayName"] == "g2"
     assert after({"op": "remove", "path": "members"}) == set()
     assert after({"op": "remove", "path": f'members[value eq "{a}"]'}) == set()
-    refused(acme.patch(path, {"op": "add", "path": "members", "value": [{"value": "nobody"}]}), 400, "invalidValue")
+    itself = [{"value": path.rpartition("/")[2]}]
+    refused(acme.patch(path, {"op": "add", "path": "members", "value": itself}), 400, "invalidValue")
     refused(acme.patch(path, {"op": "add", "path": "members", "value": [{"display": "x"}]}), 400, "invalidValue")
     refused(
         acme.patch(path, {"op": "replace", "path": f'members[value eq "{a}"].value', "value": b}), 400, "mutability"
@@ -498,7 +500,7 @@ def test_another_tenant_is_as_if_it_did_not_exist(acme: Scim, globex: Scim, worl
         refused(globex.delete(path), 404)
     refused(globex.patch(f"/Groups/{group}", {"op": "remove", "path": "members"}), 404)
     member = {"op": "add", "path": "members", "value": [{"value": id}]}
-    refused(globex.patch(f"/Groups/{globex.group('g')}", member), 400, "invalidValue")
+    assert "members" not in globex.patch(f"/Groups/{globex.group('g')}", member).json
     assert globex.names("/Users") == []
 
 
