@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 Json = dict[str, Any]
+ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 
 _PAGE = 200
 
@@ -76,9 +77,10 @@ class Door:
                 return
             cursor = f"&cursor={quote(page['next_cursor'])}"
 
-    def total(self, endpoint: str) -> int:
-        """How many a SCIM server says it has."""
-        return int(self.get(f"/{endpoint}?count=0")["totalResults"])
+    def total(self, endpoint: str, matching: str | None = None) -> int:
+        """How many a SCIM server says it has, or has of those that match a filter."""
+        asked = "" if matching is None else f"&filter={quote(matching)}"
+        return int(self.get(f"/{endpoint}?count=0{asked}")["totalResults"])
 
     def resources(self, endpoint: str, query: str = "") -> list[Json]:
         """Everything a SCIM server has at an endpoint."""

@@ -311,15 +311,6 @@ class Following(Play):
         step.expect(True, there == self.versions_at_receiver(), "the receiver as it was")
         return run
 
-    def wait_for_hold(self, step: Step) -> None:
-        """Until all that is still owed is held by the target's guard. Raises Unexpected when that takes too long."""
-        deadline = time.monotonic() + _PATIENCE
-        while {one["status"] for one in self.waiting()} != {"held"}:
-            step.progress("the target's guard looks at it")
-            if time.monotonic() > deadline:
-                raise Unexpected("the target's guard holds nothing")
-            time.sleep(0.5)
-
 
 def password_of(person: str) -> str:
     return f"{PASSWORD}{int(person[4:8])}"

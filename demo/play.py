@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tests.canonical_ldif import differences
 
@@ -25,7 +26,6 @@ from .telling import Step, Telling, number
 
 BASE_DN = "DC=ad,DC=acme,DC=test"
 KINDS = {"person": "Users", "group": "Groups", "unit": "OrganizationalUnits"}
-ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 SIDES = ("stored", "served by SCIM", "active at the receiver")
 """Titles of the columns in which each side's numbers are shown, after the source's."""
 _PUSH_PATIENCE = 300.0
@@ -180,6 +180,16 @@ class Play:
             self.stage.refuse_if_ended()
             time.sleep(0.5)
 
+    def wait_for_hold(self, step: Step) -> None:
+        """Until all that is still owed is held by the target's guard. Raises Unexpected when that takes too long."""
+        deadline = time.monotonic() + _PUSH_PATIENCE
+        while {one["status"] for one in self.waiting()} != {"held"}:
+            step.progress("the target's guard looks at it")
+            self.stage.refuse_if_ended()
+            if time.monotonic() > deadline:
+                raise Unexpected("the target's guard holds nothing")
+            time.sleep(0.5)
+
     def waiting(self) -> list[Json]:
         """The first deliveries owed to the target."""
         found: list[Json] = self.acme.get(f"/scim-targets/{self.target}/deliveries?limit=50")["items"]
@@ -211,7 +221,8 @@ class Play:
         return [person for person in self.receiver.resources("Users") if person.get("active")]
 
     def at_receiver(self, name: str) -> Json:
-        return next((one for one in self.receiver.resources("Users") if one["userName"] == name), {})
+        found = self.receiver.resources("Users", f"&filter={quote(f'userName eq {json.dumps(name)}')}")
+        return found[0] if found else {}
 
     def versions_at_receiver(self) -> dict[str, Any]:
         """When each resource there was last changed, as the receiver says."""

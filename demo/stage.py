@@ -101,7 +101,7 @@ class Stage:
         """The application's side: the test server of scim2-server, which keeps what it is sent in memory."""
         token, port = secrets.token_urlsafe(24), free_port()
         keep_secret(self.receiver_token_file, token)
-        options = ("--port", str(port), "--bearer-token", token)
+        options = ("--port", str(port), f"--bearer-token={token}")  # in one word, for it may begin with a dash
         self._start(
             "The receiver", processes.python("scim2_server.testserver.cli", *options), self.path / "receiver.log"
         )
@@ -119,7 +119,7 @@ class Stage:
 
     def start_application(self, port: int, issuer: str, client_id: str, client_secret: str) -> Door:
         """The application people sign in to."""
-        options = ("--port", str(port), "--issuer", issuer, "--client-id", client_id)
+        options = ("--port", str(port), "--issuer", issuer, f"--client-id={client_id}")
         command = processes.python("demo.application", *options)
         self._start("The application", command, self.path / "application.log", DEMO_CLIENT_SECRET=client_secret)
         return Door(f"http://localhost:{port}")

@@ -10,9 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .asking import Json, Unexpected
+from .asking import ENTERPRISE, Json, Unexpected
 from .organisation import Organisation
-from .play import BASE_DN, ENTERPRISE, SIDES, Play
+from .play import BASE_DN, SIDES, Play
+from .provisioning import Provisioning
 from .signing_in import TEAM, VISITOR, Federated
 from .stage import ROOT, free_port, shown
 from .telling import Step, number
@@ -26,6 +27,7 @@ _DONE, _HELD = 0, 3
 @dataclass
 class Story(Play):
     signing_in: Federated = field(init=False)
+    provisioning: Provisioning = field(init=False)
     leaver: str = field(init=False)
     disabled: str = field(init=False)
     """Signs in before."""
@@ -39,6 +41,7 @@ class Story(Play):
         self.mover = self.of_team("Sales")[0]
         self.disabled, visitor = self.of_team(TEAM)[:2]
         self.signing_in = Federated(self, self.disabled, free_port(), visitor=visitor)
+        self.provisioning = Provisioning(self)
 
     def play(self) -> None:
         """Raises Unexpected when it cannot go on; what merely differs is told and counted."""
@@ -55,8 +58,14 @@ class Story(Play):
         self.signing_in.open()
         self.signing_in.sign_in()
         self.read_again()
+        self.provisioning.pause()
         self.follow()
+        self.provisioning.foresee({self.leaver, self.disabled}, OLD_DEPARTMENT, NEW_DEPARTMENT)
+        self.provisioning.resume()
+        self.arrive()
         self.hold()
+        self.provisioning.hold()
+        self.provisioning.heal()
         self.conclude()
 
     def connect(self) -> None:
@@ -116,6 +125,14 @@ class Story(Play):
             step.expect((1, 1), (run["removed"], run["disabled"]), "removed and disabled")
             self.signing_in.shut_out(step)
             self.compare_served(step)
+            step.fact(
+                f"{number(run['updated'])} updated, 1 removed, 1 disabled; {renamed} people are of {NEW_DEPARTMENT}"
+            )
+
+    def arrive(self) -> None:
+        with self.telling.step("Resumed, the application gets exactly that") as step:
+            organisation = self.organisation
+            leaver, disabled, mover = self.leaver, self.disabled, self.mover
             self.wait_for_push(step)
             self.compare_receiver(step, gone=frozenset({leaver, disabled}))
             for name in (leaver, disabled):
@@ -128,9 +145,8 @@ class Story(Play):
             now = Counter(entry.first("department") for entry in organisation.active_people().values())
             step.expect(dict(now), dict(departments), "people by department at the receiver")
             step.fact(
-                f"{number(run['updated'])} updated, 1 removed, 1 disabled; at the receiver {leaver} and {disabled} are "
-                f"inactive, {now[NEW_DEPARTMENT]} of {renamed} people of {NEW_DEPARTMENT} are active there, {mover} "
-                "left Sales for Engineers"
+                f"at the receiver {leaver} and {disabled} are inactive, {now[NEW_DEPARTMENT]} people of "
+                f"{NEW_DEPARTMENT} are active there, {mover} left Sales for Engineers"
             )
 
     def hold(self) -> None:

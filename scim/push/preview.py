@@ -14,7 +14,7 @@ from flask import current_app
 
 from broker.context import Scope
 from broker.db import db, unit
-from broker.errors import Conflict
+from broker.errors import NotFound
 from broker.models import Delivery, TargetResource
 from scim.client import Missing, Remote, TargetClient, TargetError
 
@@ -29,11 +29,14 @@ _MEMBERS = 200
 
 
 def preview(scope: Scope, target_id: str, limit: int) -> dict[str, Any]:
-    """The plan of the target. Needs an app context and no open unit; raises Conflict for a paused target."""
+    """The plan of the target, of a paused one as well: what would be sent once it is resumed.
+
+    Needs an app context and no open unit. Raises NotFound.
+    """
     with unit(scope):
-        target = read_target(scope, target_id)
+        target = read_target(scope, target_id, although_paused=True)
         if target is None:
-            raise Conflict("The target is paused: nothing would be sent. Resume it to see what would.")
+            raise NotFound("There is no such target.")
         counts = _counts(target)
         works = _first(target, min(limit, MOST))
         plan.decide(target, works)
@@ -115,7 +118,8 @@ def _told(client: TargetClient, work: Work, members: dict[str, int]) -> dict[str
             told["deed"] = "create"
             told["differences"] = {name: {"expected": value, "found": None} for name, value in work.document.items()}
         else:
-            told["deed"] = "update" if work.remote_id is not None else "adopt"
+            known = "disable" if work.losing else "update"
+            told["deed"] = known if work.remote_id is not None else "adopt"
             told["remote_id"] = found.id
             told["differences"] = differences(work.document, found.document)
     return told

@@ -121,14 +121,10 @@ class Outcome:
     """The target refused to make it: there is nothing to remember."""
 
 
-def read_target(scope: Scope, target_id: str) -> Target | None:
+def read_target(scope: Scope, target_id: str, *, although_paused: bool = False) -> Target | None:
     """The target in the open unit of work, or None unless it is to be served. Raises VaultError."""
-    row = (
-        db.session()
-        .execute(sa.select(ScimTarget).where(ScimTarget.id == target_id, ScimTarget.status != "paused"))
-        .scalar_one_or_none()
-    )
-    if row is None:
+    row = db.session().execute(sa.select(ScimTarget).where(ScimTarget.id == target_id)).scalar_one_or_none()
+    if row is None or (row.status == "paused" and not although_paused):
         return None
     return Target(
         scope=scope,

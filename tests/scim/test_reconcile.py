@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from broker.db import db, unit
 from broker.models import ScimTarget, TargetDrift, TargetRun
+from broker.registry import targets
 from scim import push
 from tests.receivers import Answer, Receiver, Remote
 from tests.scim.test_push import Tenant, acme, drain, foreign, listening, pushing, receiver  # noqa: F401
@@ -165,6 +166,28 @@ def test_a_preview_says_what_a_push_would_do_and_does_nothing(acme: Tenant, rece
     plan = push.preview(acme.scope, target_id, 10)
     assert [(item["deed"], item["name"]) for item in plan["items"]] == [("disable", "bob")]
     assert receiver.users()["bob"]["active"] is True
+
+
+def test_a_preview_of_a_paused_target_shows_what_would_follow(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    target_id = acme.target(receiver)
+    alice, bob = acme.user("alice", title="Clerk"), acme.user("bob")
+    drain()
+    with unit(acme.scope) as session:
+        targets.update(session.get_one(ScimTarget, (acme.scope.tenant_id, target_id)), {"status": "paused"})
+    acme.change(alice, title="Baker")
+    acme.change(bob, active=False)
+    acme.user("carol")
+    plan = push.preview(acme.scope, target_id, 10)
+    assert {name: many for name, many in plan["counts"].items() if many} == {"create": 1, "disable": 1, "update": 1}
+    told = {item["name"]: (item["deed"], item["differences"]) for item in plan["items"]}
+    assert told["alice"] == ("update", {"title": {"expected": "Baker", "found": "Clerk"}})
+    assert told["bob"] == ("disable", {"active": {"expected": False, "found": True}})
+    assert told["carol"][0] == "create"
+    assert drain().worked == 0 and set(receiver.users()) == {"alice", "bob"}
+    acme.resume(target_id)
+    drain()
+    there = receiver.users()
+    assert (there["alice"]["title"], there["bob"]["active"], there["carol"]["active"]) == ("Baker", False, True)
 
 
 def test_standing_counts_the_queue_and_how_fast_it_is_settled(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
