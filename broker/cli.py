@@ -20,7 +20,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from broker import attributes, commands, config, credentials, embedded, health, migrations, running, supervisor
+from broker import (
+    attributes,
+    commands,
+    config,
+    credentials,
+    embedded,
+    health,
+    migrations,
+    push_commands,
+    running,
+    supervisor,
+)
 from broker.app import StartRefused, load_config, running_app
 from broker.config import Config, ConfigError
 from broker.context import Scope, acting, system
@@ -56,11 +67,24 @@ def keys() -> None:
     """The keys that sign tokens."""
 
 
+@cli.group()
+def push() -> None:
+    """Look after the targets that people and groups are pushed to."""
+
+
 keys.add_command(commands.list_keys)
 keys.add_command(commands.rotate_keys)
 sync.add_command(commands.run_sync)
 scim.add_command(commands.import_file)
 scim.add_command(commands.export_file)
+for command in (
+    push_commands.show_status,
+    push_commands.show_errors,
+    push_commands.show_preview,
+    push_commands.compare_target,
+    push_commands.list_runs,
+):
+    push.add_command(command)
 
 
 def main() -> None:

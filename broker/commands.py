@@ -65,8 +65,8 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would ch
 def import_file(file: Path, provider_id: str | None, slug: str | None, dry_run: bool, as_json: bool) -> None:
     """Read FILE: an LDIF export as a full pass of a provider, or an archive (NDJSON) into a tenant."""
     if (slug is None) == (provider_id is None):
-        _refuse("name the tenant of an archive (--tenant …) or the provider of an LDIF export (--provider idp_…)")
-    with _ready():
+        refuse("name the tenant of an archive (--tenant …) or the provider of an LDIF export (--provider idp_…)")
+    with ready():
         if slug is not None:
             sys.exit(_take(_scope_of_tenant(slug), file, dry_run, as_json))
         assert provider_id is not None
@@ -85,19 +85,19 @@ def export_file(file: Path, slug: str, provider_id: str | None, as_json: bool) -
     """Write to FILE, without loss, what a provider said (*.ldif), or the whole tenant (*.ndjson)."""
     whole = file.suffix == ".ndjson"
     if whole and provider_id is not None:
-        _refuse("an archive is of the whole tenant: leave --provider out, or name the file *.ldif")
-    with _ready():
+        refuse("an archive is of the whole tenant: leave --provider out, or name the file *.ldif")
+    with ready():
         scope = _scope_of_tenant(slug)
         if whole:
-            with _bar(as_json, MofNCompleteColumn()) as show:
+            with bar(as_json, MofNCompleteColumn()) as show:
                 counts = archive.export_archive(scope, file, lambda done, total: show(done, total, done))
             _tell_archive(counts, file, as_json)
             return
         chosen = _provider_of(scope, provider_id)
-        with _bar(as_json, MofNCompleteColumn()) as show:
+        with bar(as_json, MofNCompleteColumn()) as show:
             written = archive.export_ldif(scope, chosen, file, lambda done, total: show(done, total, done))
     if as_json:
-        _line("done", entries=written, file=str(file))
+        say("done", entries=written, file=str(file))
     else:
         click.echo(f"{written} entries in {file}")
 
@@ -109,7 +109,7 @@ def export_file(file: Path, slug: str, provider_id: str | None, as_json: bool) -
 @json_option
 def run_sync(provider_id: str, dry_run: bool, full: bool, as_json: bool) -> None:
     """Read a live upstream now, in this process."""
-    with _ready():
+    with ready():
         scope = _scope_of_provider(provider_id)
         with unit(scope) as session:
             row = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
@@ -119,8 +119,8 @@ def run_sync(provider_id: str, dry_run: bool, full: bool, as_json: bool) -> None
             sys.exit(_read(scope, provider_id, feed, Order(live=True, full=full, dry_run=dry_run), as_json))
     problem = f"{provider_id} reads exported files; import one with `scaikey scim import`"
     if not as_json:
-        _refuse(f"not available: {problem}")
-    _line("not_available", problem=problem)
+        refuse(f"not available: {problem}")
+    say("not_available", problem=problem)
     sys.exit(2)
 
 
@@ -129,11 +129,11 @@ def run_sync(provider_id: str, dry_run: bool, full: bool, as_json: bool) -> None
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per key.")
 def rotate_keys(emergency: bool, as_json: bool) -> None:
     """Let the next signing keys take over."""
-    with _ready(), platform_scope():
+    with ready(), platform_scope():
         rotations = keys.rotate(emergency=emergency)
     for one in rotations:
         if as_json:
-            _line("rotated", emergency=emergency, **asdict(one))
+            say("rotated", emergency=emergency, **asdict(one))
         else:
             click.echo(f"{one.algorithm}: {one.current} signs; {one.next} is published as the next")
 
@@ -144,37 +144,37 @@ def list_keys(as_json: bool) -> None:
     """Show the signing keys, oldest first."""
     moments = ("created_at", "activated_at", "replaced_at", "retire_after")
     table = Table("key", "algorithm", "status", *(name.replace("_", " ") for name in moments))
-    with _ready(), platform_scope():
+    with ready(), platform_scope():
         for key in keys.everything():
             times = {name: (moment := getattr(key, name)) and moment.isoformat(timespec="seconds") for name in moments}
             if as_json:
-                _line("key", kid=key.id, algorithm=key.algorithm, status=key.status, **times)
+                say("key", kid=key.id, algorithm=key.algorithm, status=key.status, **times)
             table.add_row(key.id, key.algorithm, key.status, *(time or "" for time in times.values()))
     if not as_json:
         Console(soft_wrap=True, highlight=False).print(table)
 
 
-def _refuse(line: str) -> NoReturn:
+def refuse(line: str) -> NoReturn:
     raise click.ClickException(line)
 
 
 @contextmanager
-def _ready() -> Iterator[None]:
+def ready() -> Iterator[None]:
     try:
         with running_app(), context.acting(context.system("operator")):
             yield
     except Problem as problem:
-        _refuse("; ".join([problem.detail, *(f"{where}: {' '.join(told)}" for where, told in problem.errors.items())]))
+        refuse("; ".join([problem.detail, *(f"{where}: {' '.join(told)}" for where, told in problem.errors.items())]))
     except archive.Broken as broken:
-        _refuse(str(broken))
+        refuse(str(broken))
     except Misconfigured as flaw:
-        _refuse(str(flaw))
+        refuse(str(flaw))
     except OSError as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 def _scope_of_provider(provider_id: str) -> Scope:
-    return _scope(
+    return scope_of(
         sa.select(Tenant).where(
             Tenant.id.in_(sa.select(IdentityProvider.tenant_id).where(IdentityProvider.id == provider_id))
         ),
@@ -183,14 +183,14 @@ def _scope_of_provider(provider_id: str) -> Scope:
 
 
 def _scope_of_tenant(slug: str) -> Scope:
-    return _scope(sa.select(Tenant).where(Tenant.slug == slug), f"there is no tenant {slug}")
+    return scope_of(sa.select(Tenant).where(Tenant.slug == slug), f"there is no tenant {slug}")
 
 
-def _scope(statement: sa.Select[Any], otherwise: str) -> Scope:
+def scope_of(statement: sa.Select[Any], otherwise: str) -> Scope:
     with platform_scope() as session:
         tenant: Tenant | None = session.scalar(statement)
         if tenant is None:
-            _refuse(otherwise)
+            refuse(otherwise)
         return Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug)  # type: ignore[arg-type]
 
 
@@ -199,10 +199,10 @@ def _provider_of(scope: Scope, provider_id: str | None) -> str:
         found = session.scalars(sa.select(IdentityProvider.id).where(IdentityProvider.kind == "ldap")).all()
     if provider_id is not None:
         if provider_id not in found:
-            _refuse(f"the tenant has no directory {provider_id}")
+            refuse(f"the tenant has no directory {provider_id}")
         return provider_id
     if len(found) != 1:
-        _refuse(f"the tenant has {len(found)} directories: choose one with --provider")
+        refuse(f"the tenant has {len(found)} directories: choose one with --provider")
     return found[0]
 
 
@@ -211,7 +211,7 @@ def _feed(scope: Scope, provider_id: str, file: Path) -> ChangeFeed:
         provider = session.get_one(IdentityProvider, (scope.tenant_id, provider_id))
         config = kinds.config_from(provider.kind, providers.full_config(provider))
         if kinds.is_live(provider.kind, config):
-            _refuse(f"{provider_id} reads its directory itself; start that with `scaikey sync run`")
+            refuse(f"{provider_id} reads its directory itself; start that with `scaikey sync run`")
         return kinds.file_feed(provider.kind, config, file)
 
 
@@ -228,11 +228,11 @@ def _read(scope: Scope, provider_id: str, feed: ChangeFeed, order: Order, as_jso
 
 def _take(scope: Scope, file: Path, dry_run: bool, as_json: bool) -> int:
     """Import an archive before the operator's eyes; returns the exit status."""
-    with _bar(as_json, MofNCompleteColumn()) as show:
+    with bar(as_json, MofNCompleteColumn()) as show:
 
         def watch(run: ArchiveRun) -> None:
             if as_json:
-                _line("progress", **{name: getattr(run, name) for name in _TAKEN})
+                say("progress", **{name: getattr(run, name) for name in _TAKEN})
             else:
                 show(run.line, run.total, run.line)
 
@@ -243,12 +243,12 @@ def _take(scope: Scope, file: Path, dry_run: bool, as_json: bool) -> int:
         ).all()
         for one in refused:
             if as_json:
-                _line("refused", line=one.line, path=one.path, detail=one.detail)
+                say("refused", line=one.line, path=one.path, detail=one.detail)
             else:
                 click.echo(f"line {one.line}, {one.path}: {one.detail}")
     numbers = {name: getattr(run, name) for name in _TAKEN}
     if as_json:
-        _line(run.status, run_id=run.id, dry_run=run.dry_run, **numbers)
+        say(run.status, run_id=run.id, dry_run=run.dry_run, **numbers)
     else:
         table = Table(run.id, "dry run" if run.dry_run else run.status)
         for name, number in numbers.items():
@@ -259,7 +259,7 @@ def _take(scope: Scope, file: Path, dry_run: bool, as_json: bool) -> int:
 
 def _tell_archive(counts: Mapping[str, int], file: Path, as_json: bool) -> None:
     if as_json:
-        _line("done", counts=dict(counts), file=str(file))
+        say("done", counts=dict(counts), file=str(file))
         return
     told = ", ".join(f"{count} × {part.replace('_', ' ')}" for part, count in counts.items() if count)
     click.echo(f"{told or 'nothing'} in {file}")
@@ -267,11 +267,11 @@ def _tell_archive(counts: Mapping[str, int], file: Path, as_json: bool) -> None:
 
 @contextmanager
 def _watching(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[SyncProgress], None]]:
-    with _bar(as_json, amount) as show:
+    with bar(as_json, amount) as show:
 
         def watch(now: SyncProgress) -> None:
             if as_json:
-                _line("progress", **asdict(now))
+                say("progress", **asdict(now))
             else:
                 show(now.done or 0, now.total, now.read)
 
@@ -279,7 +279,7 @@ def _watching(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[SyncP
 
 
 @contextmanager
-def _bar(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[int, int | None, int], None]]:
+def bar(as_json: bool, amount: ProgressColumn) -> Iterator[Callable[[int, int | None, int], None]]:
     """A progress bar where somebody watches: `show(done, total, records)`; without a total it only moves."""
     console = Console(stderr=True)
     columns = (BarColumn(), amount, TextColumn("{task.description}"), TimeRemainingColumn(elapsed_when_finished=True))
@@ -300,7 +300,7 @@ def _tell_outcome(run: SyncRun, as_json: bool) -> None:
     numbers = {name: getattr(run, name) for name in _SHOWN}
     if as_json:
         told = {"hold_reason": run.hold_reason, "problem": run.problem, "plan": run.plan}
-        _line(run.status, run_id=run.id, dry_run=run.dry_run, **numbers, **told)
+        say(run.status, run_id=run.id, dry_run=run.dry_run, **numbers, **told)
         return
     table = Table(run.id, "dry run" if run.dry_run else run.status)
     for name, number in numbers.items():
@@ -318,5 +318,5 @@ def _tell_outcome(run: SyncRun, as_json: bool) -> None:
         console.print(f"{done} Decide with POST /api/v1/sync-runs/{run.id}/approve or …/reject.")
 
 
-def _line(event: str, **told: Any) -> None:
+def say(event: str, **told: Any) -> None:
     click.echo(json.dumps({"event": event, **told}))

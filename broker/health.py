@@ -21,14 +21,24 @@ from broker.context import Scope
 from broker.db import CONNECT_TIMEOUT, db, platform_scope, unit
 from broker.doors import About, Door
 from broker.errors import NotFound, Problem
-from broker.models import Delivery, HeldRemoval, IdentityProvider, PlatformFact, SyncRun, Tenant
+from broker.models import (
+    Application,
+    Delivery,
+    HeldRemoval,
+    IdentityProvider,
+    PlatformFact,
+    ScimTarget,
+    SyncRun,
+    Tenant,
+)
 from broker.policy import Action
 from broker.sign_in import upstream
 from broker.sync import queue
 from broker.vault import VaultError
 from connectors import kinds
-from connectors.port import Misconfigured
+from connectors.port import Misconfigured, Step
 from oidc import keys
+from scim import push
 
 KEY_FACT = "vault_key"
 OLDEST_POSTGRESQL = 18
@@ -102,7 +112,7 @@ def examination() -> list[Verdict]:
         ("valkey", _valkey),
         ("upstreams", _upstreams),
     ]
-    return [*(_ask(*check) for check in checks), *each_provider()]
+    return [*(_ask(*check) for check in checks), *each_provider(), *each_target()]
 
 
 def _ask(name: str, check: Callable[[], Verdict]) -> Verdict:
@@ -306,6 +316,35 @@ def _asked(scope: Scope, provider_id: str, name: str) -> Verdict:
     if status == "held":
         return Verdict(name, True, f"removals wait for an administrator: {problem}")
     return Verdict(name, True, f"{len(steps)} checks passed" if steps else "reads exported files")
+
+
+def each_target() -> Iterator[Verdict]:
+    """Whether each target that is to be served can be, and how it stands."""
+    statement = (
+        sa.select(ScimTarget.id, Application.name, Tenant)
+        .join(Tenant, (Tenant.id == ScimTarget.tenant_id) & (Tenant.status == "active"))
+        .join(Application, (Application.id == ScimTarget.application_id) & Application.enabled)
+        .order_by(Tenant.slug, ScimTarget.id)
+    )
+    try:
+        with platform_scope() as session:
+            known = [
+                (Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug), id, name)  # type: ignore[arg-type]
+                for id, name, tenant in session.execute(statement)
+            ]
+    except sa.exc.SQLAlchemyError as error:
+        yield Verdict("targets", False, type(error).__name__)
+        return
+    for scope, target_id, name in known:
+        yield _target(f"{scope.slug}: {name} ({target_id})", list(push.examine(scope, target_id)))
+
+
+def _target(name: str, steps: list[Step]) -> Verdict:
+    wrong = next((step for step in steps if not step.ok), None)
+    if wrong is not None:
+        return Verdict(name, False, f"{wrong.name}: {wrong.found}", wrong.mend)
+    told = [step.found for step in steps if step.name in ("status", "profile", "deliveries")]
+    return Verdict(name, True, f"{len(steps)} checks passed; {'; '.join(told)}")
 
 
 _AGES = """

@@ -8,10 +8,11 @@ holds mass removals, `delivery` talks to the target through `scim.client`, `outb
 from __future__ import annotations
 
 from .comparisons import ask, comparison_is_due, schedule_comparisons
+from .diagnosis import examine
 from .outbox import is_due, look_again
 from .preview import preview
 from .reach import owed
-from .reconcile import compare_due
+from .reconcile import compare_due, compare_now
 from .run import Tally, drain, egress
 from .standing import standing
 
@@ -19,9 +20,11 @@ __all__ = [
     "Tally",
     "ask",
     "compare_due",
+    "compare_now",
     "comparison_is_due",
     "drain",
     "egress",
+    "examine",
     "is_due",
     "look_again",
     "owed",

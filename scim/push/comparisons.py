@@ -44,7 +44,10 @@ _WAITING = """
     WHERE r.status IN ('waiting', 'running') AND r.due_at <= now() AND (r.lease_until IS NULL OR r.lease_until < now())
 """
 _IS_DUE = sa.text(f"SELECT EXISTS ({_WAITING})")
-_CANDIDATE = sa.text(f"{_WAITING} ORDER BY r.due_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED")
+_CANDIDATE = sa.text(f"""
+    {_WAITING} AND (CAST(:only AS text) IS NULL OR r.id = :only)
+    ORDER BY r.due_at LIMIT 1 FOR UPDATE OF r SKIP LOCKED
+""")
 _CLAIM = sa.text("""
     UPDATE target_runs SET status = 'running', fence = fence + 1, attempts = attempts + 1,
         lease_until = now() + make_interval(secs => :lease), started_at = coalesce(started_at, now())
@@ -131,10 +134,10 @@ def comparison_is_due() -> bool:
         return bool(session.execute(_IS_DUE).scalar())
 
 
-def claim() -> Comparison | None:
-    """The next comparison, ours until the lease ends."""
+def claim(only: str | None = None) -> Comparison | None:
+    """The next comparison, or this one alone if it is due; ours until the lease ends."""
     with platform_scope() as session:
-        row = session.execute(_CANDIDATE).first()
+        row = session.execute(_CANDIDATE, {"only": only}).first()
         if row is None:
             return None
         claimed = session.execute(_CLAIM, {"tenant": row.tenant_id, "id": row.id, "lease": LEASE}).one()

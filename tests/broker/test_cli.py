@@ -114,6 +114,7 @@ def test_migrating_twice_changes_nothing(scaikey: Run) -> None:
 def test_the_doctor_finds_nothing_wrong_and_then_the_fault(scaikey: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     # Other tests leave failed runs behind.
     monkeypatch.setattr(health, "each_provider", lambda: ())
+    monkeypatch.setattr(health, "each_target", lambda: ())
     status, out, _ = scaikey("doctor")
     assert status == 0 and "broken" not in out
     for name in ("database", "application role", "platform role", "owner role", "migrations", "key", "clock", "valkey"):
@@ -219,6 +220,7 @@ def test_the_doctor_wants_the_owner_to_own_the_tables(
     scaikey: Run, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "each_provider", lambda: ())
+    monkeypatch.setattr(health, "each_target", lambda: ())
     database = sa.make_url(services.owner_database_url).database
     superuser = sa.make_url(services.superuser_database_url or "").set(database=database)
     stranger = superuser.render_as_string(hide_password=False)

@@ -19,6 +19,7 @@ SPANS_TENANTS = {
     "broker/doors.py",  # requests of routes whose deed spans tenants
     "broker/cli.py",  # bootstrap, before there is anybody to ask
     "broker/commands.py",  # from a slug or a provider's id to the tenant a command works in
+    "broker/push_commands.py",  # from a target's id to its tenant, and how the targets of all tenants stand
     "broker/health.py",  # what an installation stands on is no tenant's
     "broker/worker.py",  # which tenants have work for the clock
     "broker/sync/queue.py",  # which upstreams of which tenants are to be read now
