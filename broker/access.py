@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import sqlalchemy as sa
 
@@ -42,9 +42,16 @@ SELECT found.kind, found.id, found.tenant, shown.*
 FROM found, LATERAL (
     SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status,
            c.principal, c.name, c.account, c.usable, c.revoked_at, c.issued_at, c.expires_at, c.scopes, c.audiences,
-           c.allow_password, c.mode,
-           CASE WHEN found.kind = 'pat' THEN {held} END AS held
-    FROM tenants t, LATERAL (
+           c.allow_password, c.mode, {held} AS held
+    FROM tenants t, LATERAL ({credential} OFFSET 0) c
+    WHERE t.id = found.tenant
+    OFFSET 0
+) shown
+"""
+_FIND_BY_PREFIX: dict[str, LiteralString] = {
+    credentials.PAT_PREFIX: _FIND.replace("{held}", HELD).replace(
+        "{credential}",
+        """
         SELECT p.user_id AS principal, u.name,
                (SELECT a.name FROM service_accounts a WHERE a.tenant_id = u.tenant_id AND a.id = u.id) AS account,
                {usable} AS usable,
@@ -53,18 +60,21 @@ FROM found, LATERAL (
         FROM personal_access_tokens p
         JOIN resources u ON u.tenant_id = p.tenant_id AND u.id = p.user_id
         WHERE found.kind = 'pat' AND p.tenant_id = found.tenant AND p.id = found.id
-        UNION ALL
-        SELECT s.id, s.name, NULL, true, s.revoked_at, s.created_at, s.expires_at,
-               '["scim"]'::jsonb, '["scaikey"]'::jsonb, s.allow_password, s.mode
+        """.replace("{usable}", USABLE),
+    ),
+    credentials.SCIM_PREFIX: _FIND.replace("{held}", "NULL").replace(
+        "{credential}",
+        """
+        SELECT s.id AS principal, s.name, NULL AS account, true AS usable, s.revoked_at, s.created_at AS issued_at,
+               s.expires_at, '["scim"]'::jsonb AS scopes, '["scaikey"]'::jsonb AS audiences, s.allow_password, s.mode
         FROM scim_tokens s
         WHERE found.kind = 'scim' AND s.tenant_id = found.tenant AND s.id = found.id
-        OFFSET 0
-    ) c
-    WHERE t.id = found.tenant
-    OFFSET 0
-) shown
-""".replace("{held}", HELD).replace("{usable}", USABLE)
-"""OFFSET 0 keeps look-ups by key where the planner, knowing nothing of a young tenant, would read whole tables."""
+        """,
+    ),
+}
+"""One for each kind of token, as they come with every request: a statement of both costs the database twice as much.
+
+OFFSET 0 keeps look-ups by key where the planner, knowing nothing of a young tenant, would read whole tables."""
 
 _SCOPE = """
 WITH found AS MATERIALIZED (
@@ -126,7 +136,7 @@ def look_up(secret: str) -> Any:
     digest = credentials.digest_of(secret)
     if digest is None:
         raise AuthenticationRequired(note="not a token of ours")
-    rows = hot(_FIND, {"digest": digest})
+    rows = hot(_FIND_BY_PREFIX[secret[: len(credentials.PAT_PREFIX)]], {"digest": digest})
     if not rows:
         raise AuthenticationRequired(note="unknown token")
     row = rows[0]

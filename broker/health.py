@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from importlib.metadata import version
 import orjson
 import redis
 import sqlalchemy as sa
-from flask import Response
+from flask import Flask, Response, current_app
 
 from broker import connections, migrations, running
 from broker.context import Scope
@@ -272,11 +273,14 @@ def _upstreams() -> Verdict:
     return Verdict("upstreams", True, f"{depth} wait to be read")
 
 
-def each_provider() -> Iterator[Verdict]:
-    """How the last run of each went, and what its own connector says of it now."""
+def each_provider(*, tenant_id: str | None = None) -> Iterator[Verdict]:
+    """How the last run of each went, and what its own connector says of it now; of one tenant or of all."""
+    theirs = sa.select(IdentityProvider, Tenant).join(Tenant, _THEIRS).where(_ENABLED)
+    if tenant_id is not None:
+        theirs = theirs.where(Tenant.id == tenant_id)
     try:
         with platform_scope() as session:
-            rows = session.execute(sa.select(IdentityProvider, Tenant).join(Tenant, _THEIRS).where(_ENABLED)).all()
+            rows = session.execute(theirs).all()
             known = [
                 (Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug), row.id, row.name)  # type: ignore[arg-type]
                 for row, tenant in rows
@@ -284,13 +288,16 @@ def each_provider() -> Iterator[Verdict]:
     except sa.exc.SQLAlchemyError as error:
         yield Verdict("providers", False, type(error).__name__)
         return
-    for scope, provider_id, name in known:
-        yield _provider(scope, provider_id, f"{scope.slug}: {name}")
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(lambda each: _provider(app, *each), known)
 
 
-def _provider(scope: Scope, provider_id: str, name: str) -> Verdict:
+def _provider(app: Flask, scope: Scope, provider_id: str, name: str) -> Verdict:
+    name = f"{scope.slug}: {name}"
     try:
-        return _asked(scope, provider_id, name)
+        with app.app_context():
+            return _asked(scope, provider_id, name)
     except Misconfigured as flaw:
         return Verdict(name, False, str(flaw), "Correct the settings of the provider.")
     except VaultError as error:
@@ -358,6 +365,8 @@ _PUSH = """
            (SELECT count(*) FROM target_drifts WHERE NOT ignored)
     FROM deliveries
 """
+_AT_ONCE = 8
+"""Providers asked at a time: those that do not answer keep the others waiting."""
 _LATE = 300.0
 """Seconds after which a run that nobody begins tells of a worker that is gone."""
 _THEIRS = Tenant.id == IdentityProvider.tenant_id

@@ -2,7 +2,7 @@
 
 Owns `Query`, read from the query string or from a SearchRequest (RFC 7644 §3.4.3), and the sealing of cursors
 (RFC 9865): a cursor holds a place in a list, for this tenant and this query alone, and for an hour. Finding the
-resources is `scim.reading`'s and `scim.walking`'s.
+resources is `scim.reading`'s and `scim.walking`'s; here a query becomes what those are asked.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from scim2_server.cursor import Cursors
 
 from broker.errors import BadRequest
 
+from . import reading
+from .filters import condition
 from .problems import refusal
+from .resources import listing, projection
 from .schemas import CURSOR_TIMEOUT, DEFAULT_COUNT, MAX_RESULTS
+from .sorting import order
 from .walking import Place, Stage
 
 SEARCH_REQUEST = "urn:ietf:params:scim:api:messages:2.0:SearchRequest"
@@ -144,3 +148,14 @@ class Walk:
         query = self.query
         said = repr((self.tenant, tuple(self.resource_types), query.filter, query.sort_by, query.descending))
         return hashlib.sha256(said.encode()).hexdigest()
+
+
+def page_by_index(run: reading.Run, tenant: str, base: str, resource_type: str, query: Query) -> bytes:
+    """A page of one type by index, as a ListResponse. Raises BadRequest."""
+    wanted = projection(resource_type, query.attributes, query.excluded)
+    where = condition(resource_type, query.filter) if query.filter is not None else None
+    sorted_by = order(resource_type, query.sort_by, query.descending) if query.sort_by else None
+    page = reading.page(
+        run, tenant, base, wanted, condition=where, order=sorted_by, start=query.start, count=query.size
+    )
+    return listing(page.resources, page.total, query.start)

@@ -23,7 +23,7 @@ from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, P
 from broker.policy import Action, authorize
 
 from . import bulk, reading, strict
-from .asking import Query, Walk, from_arguments, from_message
+from .asking import Query, Walk, from_arguments, from_message, page_by_index
 from .dialects import STRICT
 from .filters import conditions
 from .memberships import Memberships
@@ -32,7 +32,7 @@ from .patch import SERVICE, check
 from .problems import body_of, refusal, status_of
 from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
 from .schemas import ENDPOINTS, MAX_BULK_BYTES, MAX_BYTES, MEDIA_TYPE, RESOURCE_TYPES, TYPE_AT
-from .sorting import order, sort_keys
+from .sorting import sort_keys
 from .walking import Branch, Listing
 
 _RESOURCES = f"/<any({','.join(TYPE_AT)}):endpoint>"
@@ -236,14 +236,10 @@ def _list(resource_types: Sequence[str], query: Query) -> Response:
     tenant, base = _tenant(), _base()
     if query.filter is not None and _is_strict():
         strict.check_filter(query.filter)
+    if query.cursor is None and len(resource_types) == 1:
+        return Response(page_by_index(hot, tenant, base, resource_types[0], query), content_type=MEDIA_TYPE)
     wanted = [projection(name, query.attributes, query.excluded) for name in resource_types]
     filters = conditions(resource_types, query.filter) if query.filter is not None else [None] * len(wanted)
-    if query.cursor is None and len(wanted) == 1:
-        sorted_by = order(resource_types[0], query.sort_by, query.descending) if query.sort_by else None
-        page = reading.page(
-            hot, tenant, base, wanted[0], condition=filters[0], order=sorted_by, start=query.start, count=query.size
-        )
-        return Response(listing(page.resources, page.total, query.start), content_type=MEDIA_TYPE)
     keys = sort_keys(resource_types, query.sort_by) if query.sort_by else [(None, False)] * len(wanted)
     branches = [Branch(one, where, *key) for one, where, key in zip(wanted, filters, keys, strict=True)]
     found = Listing(hot, tenant, base, branches, query.descending)

@@ -22,7 +22,7 @@ from tests.journeys.following import Following, read_canonically
 from tests.journeys.modelled import Expected, Model
 from tests.upstreams.samba import Service, active_directory
 
-SECONDS = int(os.environ.get("MODEL_SECONDS", "60" if os.environ.get("CI") == "true" else "15"))
+SECONDS = int(os.environ.get("MODEL_SECONDS", "15"))
 SEED = os.environ.get("MODEL_SEED", "4")
 AT_ONCE = 6
 MODES: list[tuple[str, Service]] = [("dirsync", "dirsync"), ("usn", "deleted")]

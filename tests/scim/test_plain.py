@@ -47,10 +47,53 @@ def test_a_resource_of_every_type_is_answered_as_by_the_door(known: Scim) -> Non
         assert at_once.headers["X-Request-ID"]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",
+        "?count=0",
+        "?startIndex=2&count=1",
+        "?filter=userName%20eq%20%22ADA%22",
+        "?filter=userName+sw+%22a%22&sortBy=userName&sortOrder=descending",
+        "?attributes=userName,emails.value&count=2&count=1",
+        "?excludedAttributes=groups&filter=",
+        "?filter=externalId%20eq%20%22nobody%22",
+    ],
+)
+def test_a_page_is_answered_as_by_the_door(known: Scim, asked: str) -> None:
+    ada = known.user("ada", emails=[{"value": "ada@acme.example", "type": "work"}])
+    known.user("grace")
+    known.group("team", ada)
+    by_the_door = known.get(f"/Users{asked}", **BY_THE_DOOR)
+    found = plainly(known, f"/Users{asked}")
+    assert found == (by_the_door.data if by_the_door.status_code == 200 else None)
+    at_once = known.get(f"/Users{asked}")
+    assert (at_once.status_code, at_once.data) == (by_the_door.status_code, by_the_door.data)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "?filter=title%20eq%20%22x%22",  # read from the documents: it may take too long
+        "?sortBy=title",
+        "?cursor=",
+        "?filter=userName%20eq",
+        "?filter=userName%20eq%20%22%FF%22",
+        "?filter=userName%20eq%20%22\xe9%22",
+        "?attributes=userName&excludedAttributes=title",
+        "?count=many",
+    ],
+)
+def test_a_page_that_is_not_plain_is_left_to_the_door(known: Scim, asked: str) -> None:
+    known.user("ada")
+    assert plainly(known, f"/Users{asked}") is None
+    assert known.get(f"/Users{asked}").status_code in (200, 400)
+
+
 def test_whatever_is_not_plain_is_left_to_the_door(known: Scim, globex: Scim, world: World, web: Flask) -> None:
     ada, theirs = known.user("ada"), globex.user("theirs")
     assert plainly(known, f"/Users/{ada}") is not None
-    for path in ("/Users", f"/Groups/{ada}", f"/Users/{theirs}", "/Users/nobody", f"/Users/{ada}/x", f"/Nothing/{ada}"):
+    for path in (f"/Groups/{ada}", f"/Users/{theirs}", "/Users/nobody", f"/Users/{ada}/x", f"/Nothing/{ada}"):
         assert plainly(known, path) is None, path
     for name, value in (
         ("QUERY_STRING", "attributes=userName"),
