@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connected socket: a request written at once, its answer read within a limit (RFC 9112).
 
 Owns the octets: where an answer's head and body end, and whether the connection can be asked again. The parser of
-the standard library, made for mail, costs as much as all the rest of a request. What a URL is, which connection is used,
-what an answer means and how a failure is called are `connectors.http`'s.
+the standard library, made for mail, costs as much as all the rest of a request. What a URL is, which connection is
+used, what an answer means and how a failure is called are `connectors.http`'s.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 _PIECE = 65_536
 _LONGEST_HEAD, _MOST_FIELDS, _LONGEST_LINE = 65_536, 100, 1_024
@@ -47,10 +48,9 @@ class Wire:
         `bodyless`: the answer has none, as one to HEAD. Raises Silent, Malformed, TooLong, and OSError.
         """
         self.reusable = False
-        try:
+        # A server may refuse a body early and close: its answer is still there to read.
+        with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(request)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # a server may refuse a body early and close: its answer is still there to read
         version, status, fields = self._head()
         while status == 100:
             version, status, fields = self._head()

@@ -7,7 +7,7 @@ again. PostgreSQL is the queue; no transaction of this module is open while anyb
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from broker import events
 from broker.context import Scope
-from broker.db import db, platform_scope
+from broker.db import arrays, db, platform_scope
 from broker.registry.changes import tell
 
 from .reach import FIRST, GROUPS, PEOPLE
@@ -70,7 +70,7 @@ _RENEW = sa.text(f"""
     RETURNING d.resource_type, d.resource_id, d.task
 """)  # noqa: S608 - constant text
 _LOCK = sa.text(f"""
-    SELECT d.resource_type, d.resource_id, d.task FROM deliveries d JOIN {_GIVEN} ON {_SAME}
+    SELECT d.resource_type, d.resource_id, d.task, d.generation FROM deliveries d JOIN {_GIVEN} ON {_SAME}
     ORDER BY d.resource_type, d.resource_id, d.task FOR UPDATE OF d
 """)  # noqa: S608 - constant text
 _FINISH = sa.text(f"""
@@ -261,12 +261,13 @@ def settle(target: Target, outcomes: Sequence[Outcome], *, answered: bool = True
     `answered`: what is done was done by the target, which is in order then.
     """
     session = db.session()
-    ours = {tuple(row) for row in session.execute(_LOCK, _keys([outcome.work for outcome in outcomes]))}
+    rows = session.execute(_LOCK, _keys([outcome.work for outcome in outcomes]))
+    ours = {(row[0], row[1], row[2]): row.generation for row in rows}
     outcomes = [outcome for outcome in outcomes if outcome.work.key in ours]
     done = [outcome for outcome in outcomes if outcome.kind == "done"]
     standing = [outcome for outcome in outcomes if outcome.state is not None]
     _remember(target, standing)
-    _finish([outcome.work for outcome in done])
+    _finish([outcome.work for outcome in done], ours)
     back = [outcome.work for outcome in outcomes if outcome.kind == "back"]
     if back:
         session.execute(_RELEASE, _keys(back))
@@ -320,15 +321,17 @@ def _answers_again(target: Target) -> None:
 
 
 def _keys(works: Sequence[Work]) -> dict[str, Any]:
-    return {
-        "tenant": works[0].target.tenant,
-        "target": works[0].target.id,
-        "types": [work.resource_type for work in works],
-        "ids": [work.resource_id for work in works],
-        "tasks": [work.task for work in works],
-        "fences": [work.fence for work in works],
-        "generations": [work.generation for work in works],
-    }
+    return arrays(
+        {
+            "tenant": works[0].target.tenant,
+            "target": works[0].target.id,
+            "types": [work.resource_type for work in works],
+            "ids": [work.resource_id for work in works],
+            "tasks": [work.task for work in works],
+            "fences": [work.fence for work in works],
+            "generations": [work.generation for work in works],
+        }
+    )
 
 
 def _place(work: Work) -> dict[str, Any]:
@@ -358,27 +361,30 @@ def _remember(target: Target, changed: Sequence[Outcome]) -> None:
         session.execute(_FORGET_MEMBERS, {**place, "ids": replaced})
     session.execute(
         _REMEMBER,
-        {
-            **place,
-            "ids": [outcome.work.resource_id for outcome in changed],
-            "remotes": [None if outcome.state == "removed" else outcome.remote_id for outcome in changed],
-            "states": [outcome.state for outcome in changed],
-            "digests": [outcome.digest for outcome in changed],
-            "versions": [outcome.work.version for outcome in changed],
-            "left_out": [orjson.dumps(outcome.work.left_out).decode() for outcome in changed],
-            "revision": target.revision,
-            "gone": [outcome.state == "disabled" and outcome.work.gone for outcome in changed],
-        },
+        arrays(
+            {
+                **place,
+                "ids": [outcome.work.resource_id for outcome in changed],
+                "remotes": [None if outcome.state == "removed" else outcome.remote_id for outcome in changed],
+                "states": [outcome.state for outcome in changed],
+                "digests": [outcome.digest for outcome in changed],
+                "versions": [outcome.work.version for outcome in changed],
+                "left_out": [orjson.dumps(outcome.work.left_out).decode() for outcome in changed],
+                "revision": target.revision,
+                "gone": [outcome.state == "disabled" and outcome.work.gone for outcome in changed],
+            }
+        ),
     )
 
 
-def _finish(works: Sequence[Work]) -> None:
+def _finish(works: Sequence[Work], generations: Mapping[tuple[str, str, str], int]) -> None:
     """Done, unless it changed meanwhile: then it stays owed."""
-    if works:
-        session = db.session()
-        keys = _keys(works)
-        session.execute(_FINISH, keys)
-        session.execute(_AGAIN, keys)
+    over = [work for work in works if generations[work.key] == work.generation]
+    if over:
+        db.session().execute(_FINISH, _keys(over))
+    if len(over) < len(works):
+        again = [work for work in works if generations[work.key] != work.generation]
+        db.session().execute(_AGAIN, _keys(again))
 
 
 def _try_again(outcome: Outcome) -> None:

@@ -13,14 +13,30 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from broker.db import db
-from broker.models import Resource, TargetResource
+from broker.db import arrays, db
+from broker.models import TargetResource
 from scim import profiles
 
 from . import guard, mapping, render
 from .reach import reached
 from .work import Target, Work
 
+# Text, and arrays as literals: a thousand works are decided at a time.
+_RESOURCES = sa.text("""
+    SELECT id, type, name, version, document, manager_id FROM resources
+    WHERE tenant_id = :tenant AND id = ANY(CAST(:ids AS text[]))
+""")
+_REMEMBERED = sa.text("""
+    SELECT resource_id, state, remote_id, sent_digest, left_at IS NOT NULL,
+           coalesce(left_at <= now() - make_interval(days => :days), false)
+    FROM target_resources
+    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(CAST(:ids AS text[]))
+""")
+_REMOTE_IDS = sa.text("""
+    SELECT resource_id, remote_id FROM target_resources
+    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(CAST(:ids AS text[]))
+      AND remote_id IS NOT NULL
+""")
 _CREATING = sa.text("""
     INSERT INTO target_resources AS t (tenant_id, target_id, resource_id, resource_type, state)
     SELECT :tenant, :target, u.id, u.type, 'creating'
@@ -109,7 +125,7 @@ def decide(target: Target, works: Sequence[Work]) -> Mapping[str, There]:
     The one place that decides: a push acts by it, a preview shows it, a comparison holds it against what is there.
     """
     ids = [work.resource_id for work in works]
-    rows = _resources(ids)
+    rows = _resources(target, ids)
     there = _remembered(target, ids)
     up: dict[str, bool] = {row.id: row.up for row in db.session().execute(reached(target.tenant, target, ids))}
     managers = _remote_ids(target, {row.manager_id for row in rows.values() if row.manager_id is not None})
@@ -141,42 +157,21 @@ def _mark_left(target: Target, works: Sequence[Work]) -> None:
         db.session().execute(statement.values(left_at=sa.func.now()))
 
 
-def _resources(ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
-    statement: Any = sa.select(
-        Resource.id,
-        Resource.type,
-        Resource.name,
-        Resource.version,
-        Resource.document,
-        Resource.manager_id,
-    ).where(Resource.id.in_(ids))
-    return {row.id: row for row in db.session().execute(statement)}
+def _resources(target: Target, ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
+    rows = db.session().execute(_RESOURCES, arrays({"tenant": target.tenant, "ids": list(ids)}))
+    return {row.id: row for row in rows}
 
 
 def _remembered(target: Target, ids: Sequence[str]) -> dict[str, There]:
-    statement = sa.select(
-        TargetResource.resource_id,
-        TargetResource.state,
-        TargetResource.remote_id,
-        TargetResource.sent_digest,
-        TargetResource.left_at.is_not(None),
-        sa.func.coalesce(
-            TargetResource.left_at <= sa.func.now() - sa.func.make_interval(0, 0, 0, target.deprovision_days),
-            sa.false(),
-        ),
-    ).where(TargetResource.target_id == target.id, TargetResource.resource_id.in_(ids))
-    return {row[0]: There(*row[1:]) for row in db.session().execute(statement)}
+    values = {"tenant": target.tenant, "target": target.id, "days": target.deprovision_days, "ids": list(ids)}
+    return {row[0]: There(*row[1:]) for row in db.session().execute(_REMEMBERED, arrays(values))}
 
 
 def _remote_ids(target: Target, ids: set[str]) -> dict[str, str]:
     if not ids:
         return {}
-    statement = sa.select(TargetResource.resource_id, TargetResource.remote_id).where(
-        TargetResource.target_id == target.id,
-        TargetResource.resource_id.in_(ids),
-        TargetResource.remote_id.is_not(None),
-    )
-    return {id: remote for id, remote in db.session().execute(statement) if remote is not None}
+    values = {"tenant": target.tenant, "target": target.id, "ids": sorted(ids)}
+    return {id: remote for id, remote in db.session().execute(_REMOTE_IDS, arrays(values))}
 
 
 def _decide(

@@ -7,13 +7,14 @@ sets; the others only talk to targets. However it ends, nothing is lost: what wa
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -36,11 +37,14 @@ from .pace import paced
 from .together import batches, carry_out_together
 from .work import LEASE, Outcome, Target, Work, read_target
 
-CONNECTIONS = 8
-_WINDOW = 4 * CONNECTIONS
-"""Works claimed at a time: enough to keep the connections busy, few enough to lose little to a kill."""
+CONNECTIONS = 16
+_AHEAD = 8
+"""Works claimed for each connection: enough to keep it busy while others are claimed, few enough to lose little to a
+kill."""
 _BULK_WINDOW = 2_000
 """Works claimed at a time where many go in one request."""
+_GATHERING = 0.1
+"""Seconds in which what comes back is settled together."""
 _TARGETS = 16
 _ATTEMPTS = 5
 _STANDARD_PORTS = {"postgresql+psycopg": 5432, "redis": 6379, "rediss": 6379, "http": 80, "https": 443}
@@ -71,6 +75,16 @@ def drain(limit_seconds: float = 30.0, limit: int | None = None, stopping: Calla
         return _Run(time.monotonic() + limit_seconds, limit, stopping).run()
 
 
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """Works on their way over one connection, and what came back."""
+
+    works: list[Work]
+    channel: Channel
+    outcomes: list[Outcome] = field(default_factory=list)
+    end: BaseException | None = None
+
+
 class _Run:
     def __init__(self, deadline: float, limit: int | None, stopping: Callable[[], bool]) -> None:
         self.app = cast(Any, current_app)._get_current_object()
@@ -79,23 +93,54 @@ class _Run:
         self.stopping = stopping
         self.tally = Tally()
         self.channels: dict[tuple[str, str, str, str], Channel] = {}
-        self.flying: dict[Future[list[Outcome]], list[Work]] = {}
+        self.flying: set[_Flight] = set()
+        self.waiting: SimpleQueue[_Flight | None] = SimpleQueue()
+        self.landed: SimpleQueue[_Flight] = SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self.window = 2 * CONNECTIONS
+        """Grows with every claim: a run that begins leaves something to another beside it."""
+        self.empty_until = 0.0
         self.renewed = time.monotonic()
 
     def run(self) -> Tally:
-        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="push") as pool:
-            try:
-                while True:
-                    took = False
-                    if self._may_take() and len(self.flying) <= _WINDOW // 2:
-                        took = self._take(pool, _WINDOW - len(self.flying))
-                    if self.flying:
-                        self._land()
-                    elif not took:
-                        return self.tally
-                    self._renew()
-            finally:
-                self._stop()
+        try:
+            while True:
+                took = self._has_room() and self._may_take() and self._take(self.window - len(self.flying))
+                if self.flying:
+                    self._land()
+                elif not took:
+                    return self.tally
+                self._renew()
+        finally:
+            self._stop()
+            for _ in self.threads:
+                self.waiting.put(None)
+            for thread in self.threads:
+                thread.join()
+
+    def _has_room(self) -> bool:
+        """Not looked for again at once where there was nothing: what flies is settled first."""
+        if not self.flying:
+            return True
+        room = len(self.flying) <= self.window // 2 and self._in_flight() <= max(_BULK_WINDOW // 2, self.window)
+        return room and time.monotonic() >= self.empty_until
+
+    def _send(self, flight: _Flight) -> None:
+        self.flying.add(flight)
+        self.waiting.put(flight)
+        if len(self.threads) < min(CONNECTIONS, len(self.flying)):
+            thread = threading.Thread(target=self._fly, name=f"push-{len(self.threads)}")
+            self.threads.append(thread)
+            thread.start()
+
+    def _fly(self) -> None:
+        with self.app.app_context(), acting(system("push")):
+            while (flight := self.waiting.get()) is not None:
+                try:
+                    flight.outcomes = _carried_out(flight)
+                except BaseException as end:
+                    flight.end = end  # of the whole run, and raised there
+                self.landed.put(flight)
 
     def _may_take(self) -> bool:
         if self.stopping():
@@ -109,7 +154,7 @@ class _Run:
         for channel in self.channels.values():
             channel.stopped = True
 
-    def _take(self, pool: ThreadPoolExecutor, room: int) -> bool:
+    def _take(self, room: int) -> bool:
         """Claim up to so many works, a share for each target; whether there was anything to do."""
         before = self.tally.worked + self._in_flight()
         targets = outbox.due_targets(_TARGETS)
@@ -117,11 +162,14 @@ class _Run:
             share = max(1, room // len(targets))
             with self._keeping_apart(scope, target_id):
                 for channel, works in self._claim(scope, target_id, share):
-                    self.flying[pool.submit(_fly, self.app, works, channel)] = works
-        return self.tally.worked + self._in_flight() > before
+                    self._send(_Flight(works, channel))
+        took = self.tally.worked + self._in_flight() > before
+        self.empty_until = 0.0 if took else time.monotonic() + _GATHERING
+        self.window = min(2 * self.window, _AHEAD * CONNECTIONS)
+        return took
 
     def _in_flight(self) -> int:
-        return sum(map(len, self.flying.values()))
+        return sum(len(flight.works) for flight in self.flying)
 
     def _claim(self, scope: Scope, target_id: str, share: int) -> list[tuple[Channel, list[Work]]]:
         """Claimed and decided in one transaction; expansions are carried out on the spot."""
@@ -174,22 +222,37 @@ class _Run:
                     return
 
     def _land(self) -> None:
-        """Settle everything that came back, in one transaction per target."""
-        done, _ = wait(self.flying, timeout=LEASE / 6, return_when=FIRST_COMPLETED)
+        """Settle what came back within a moment, in one transaction per target."""
         landed: dict[str, list[Outcome]] = defaultdict(list)
-        for future in done:
-            works = self.flying.pop(future)
-            if works[0].task == "probe":
+        for flight in self._gathered():
+            if flight.works[0].task == "probe":
                 continue
-            outcomes = future.result()
-            if len(outcomes) < len(works):
-                self.tally.outcomes["lost"] += len(works) - len(outcomes)
-            landed[works[0].target.id] += outcomes
+            self.tally.outcomes["lost"] += len(flight.works) - len(flight.outcomes)
+            landed[flight.works[0].target.id] += flight.outcomes
         for target_id, outcomes in landed.items():
             if not outcomes:
                 continue
             with self._keeping_apart(outcomes[0].work.target.scope, target_id):
                 self._settle(outcomes)
+
+    def _gathered(self) -> list[_Flight]:
+        """Waits for the first that lands, and for others unless there is room to claim more, or nothing to wait for."""
+        gathered: list[_Flight] = []
+        until = time.monotonic() + LEASE / 6
+        while self.flying:
+            try:
+                flight = self.landed.get(timeout=max(until - time.monotonic(), 0))
+            except Empty:
+                break
+            self.flying.remove(flight)
+            if flight.end is not None:
+                raise flight.end
+            gathered.append(flight)
+            if len(gathered) == 1:
+                until = time.monotonic() + _GATHERING
+            if self._has_room() and self.landed.empty():
+                break
+        return gathered
 
     @contextmanager
     def _keeping_apart(self, scope: Scope, target_id: str) -> Iterator[None]:
@@ -231,8 +294,8 @@ class _Run:
             return
         self.renewed = time.monotonic()
         by_target: dict[str, list[Work]] = defaultdict(list)
-        for works in self.flying.values():
-            by_target[works[0].target.id] += works
+        for flight in self.flying:
+            by_target[flight.works[0].target.id] += flight.works
         for works in by_target.values():
             asked = time.monotonic()
             with unit(works[0].target.scope):
@@ -249,17 +312,17 @@ class _Run:
         return known
 
 
-def _fly(app: Flask, works: list[Work], channel: Channel) -> list[Outcome]:
+def _carried_out(flight: _Flight) -> list[Outcome]:
+    works, channel = flight.works, flight.channel
     first = works[0]
-    with app.app_context(), acting(system("push")):
-        try:
-            if len(works) > 1:
-                return carry_out_together(works, channel)
-            outcome = carry_out(first, channel)
-            return [] if outcome is None else [outcome]
-        except Exception:
-            log.exception("push of %s to %s", first.resource_id, first.target.id, extra={"tenant": first.target.tenant})
-            return [Outcome(work, "later", problem=_OURS) for work in works]
+    try:
+        if len(works) > 1:
+            return carry_out_together(works, channel)
+        outcome = carry_out(first, channel)
+        return [] if outcome is None else [outcome]
+    except Exception:
+        log.exception("push of %s to %s", first.resource_id, first.target.id, extra={"tenant": first.target.tenant})
+        return [Outcome(work, "later", problem=_OURS) for work in works]
 
 
 def _attempt(scope: Scope, action: Any) -> None:
