@@ -24,7 +24,7 @@ from broker.embedded.home import Home
 from broker.processes import is_alive
 from demo.asking import Door, Unexpected
 
-_PATIENCE = 90.0
+_PATIENCE = 240.0
 
 
 class Installation:

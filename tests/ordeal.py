@@ -104,12 +104,17 @@ class Importing:
 
 
 class Clerk:
-    """Keys in people by SCIM the whole time, and tries again when nobody answers: each shall exist once."""
+    """Keys in people by SCIM the whole time, and tries again when nobody answers: each shall exist once.
+
+    Everybody is put into a group, taken out and put in again; every third leaves it for good.
+    """
 
     def __init__(self, scim: Door, pause: float) -> None:
         self.scim = scim
         self.pause = pause
         self.names: list[str] = []
+        self.left: set[str] = set()
+        """Those of them who are in the group no more."""
         self.statuses: Counter[int] = Counter()
         self.unanswered = 0
         self.troubles: list[str] = []
@@ -136,7 +141,13 @@ class Clerk:
             person = self.made("Users", "userName", name)
             self.names.append(name)
             add = {"op": "add", "path": "members", "value": [{"value": person}]}
-            self.ask("PATCH", f"/Groups/{self._group}", {"schemas": [PATCH_OP], "Operations": [add]})
+            remove = {"op": "remove", "path": f'members[value eq "{person}"]'}
+            deeds = [add, remove, add]
+            if len(self.names) % 3 == 0:
+                deeds.append(remove)
+                self.left.add(name)
+            for operation in deeds:
+                self.ask("PATCH", f"/Groups/{self._group}", {"schemas": [PATCH_OP], "Operations": [operation]})
             self._closing.wait(self.pause)
 
     def made(self, endpoint: str, attribute: str, name: str) -> str:
@@ -384,7 +395,7 @@ class Ordeal:
         groups = {one["displayName"]: _members(one, names) for one in side.groups.values()}
         assert len(groups) == len(side.groups), "a group is there twice"
         if keyed:
-            assert groups.pop(LOCAL) == set(keyed)
+            assert groups.pop(LOCAL) == set(keyed) - self.clerk.left
         _same(self.population.groups_seen(), groups)
         assert len(side.units) == 2
 
@@ -400,7 +411,8 @@ class Ordeal:
         local = {
             ("User", "user.created", "[]"): keyed,
             ("Group", "group.created", "[]"): 1,
-            ("Group", "group.members_changed", '{"added": 1, "removed": 0}'): keyed,
+            ("Group", "group.members_changed", '{"added": 1, "removed": 0}'): 2 * keyed,
+            ("Group", "group.members_changed", '{"added": 0, "removed": 1}'): keyed + len(self.clerk.left),
         }
         assert told.pop(None) == local
         _same(undisturbed, told)
@@ -498,7 +510,10 @@ class Ordeal:
         facts = Table(show_header=False)
         for name, text in (
             ("directory = source", f"{len(self.population.people)} people, {len(self.population.groups())} groups"),
-            ("keyed in meanwhile", f"{len(self.clerk.names)} people, each once"),
+            (
+                "keyed in meanwhile",
+                f"{len(self.clerk.names)} people, each once, {len(self.clerk.left)} out of the group",
+            ),
             ("SCIM answers", ", ".join(f"{n} × {status}" for status, n in sorted(self.clerk.statuses.items()))),
             ("SCIM requests unanswered (web was down)", str(self.clerk.unanswered)),
             ("events compared with the undisturbed tenant", f"{self.compared}, all equal"),
@@ -506,7 +521,7 @@ class Ordeal:
             ("requests at the receiver", f"{self.requests.total()}: {dict(by_method)}"),
             ("refused there", str(dict(refused) or "none")),
             ("created there", f"{people + groups}, none twice"),
-            ("of these, answers that a kill cut off", str(people + groups - made)),
+            ("of these, in bulk or with an answer that a kill cut off", str(people + groups - made)),
             *self.notes,
             ("whole duration", f"{time.monotonic() - self.began:.0f} s"),
         ):

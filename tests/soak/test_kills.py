@@ -1,6 +1,6 @@
 """Random kills while 20,000 people and 500 groups are read and pushed, and again while a tenth of them change.
 
-One group has everybody, and members are added by SCIM the whole time.
+One group has everybody, and members are added and removed by SCIM the whole time.
 
 The size and the seed are arguments of the environment, for whoever looks for the cause of a failure:
 `SOAK_PEOPLE`, `SOAK_SEED`, `SOAK_HANDS`.
