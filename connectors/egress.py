@@ -197,19 +197,12 @@ class TimedSocket(socket.socket):
     deadline: float
     until: float = math.inf
 
-    def recv(self, *args: Any, **options: Any) -> bytes:
-        self._before_reading()
-        return super().recv(*args, **options)
-
     def recv_into(self, *args: Any, **options: Any) -> int:
-        self._before_reading()
-        return super().recv_into(*args, **options)
-
-    def _before_reading(self) -> None:
         self.settimeout(_remaining(min(self.deadline, self.until)))
         if _QUICKACK is not None:
             # A server that writes head and body apart waits for our acknowledgement: 40 ms a request on Linux.
             self.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        return super().recv_into(*args, **options)
 
     def send(self, *args: Any, **options: Any) -> int:
         self.settimeout(_remaining(min(self.deadline, self.until)))

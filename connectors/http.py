@@ -1,13 +1,13 @@
 """The one outbound HTTP client: connectors fetch with it, and SCIM pushes with it.
 
 Owns URL form, TLS, a pool of connections per origin, one deadline over a whole call, the size of an answer,
-and retries that honour Retry-After. `egress` decides where a connection may go, `wire` how requests and answers are
-written. No redirects, no proxies, no netrc, no compression, no cookies: what is asked is what is sent, to the host that
-was named.
+and retries that honour Retry-After. `egress` decides where a connection may go. No redirects, no proxies,
+no netrc, no compression, no cookies: what is asked is what is sent, to the host that was named.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,7 +26,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from connectors import wire
 from connectors.egress import Blocked, ConnectFailed, Egress, OutboundError, SecureSocket, TimedSocket, Timeout
 
 __all__ = ["BadResponse", "Blocked", "ConnectFailed", "HttpClient", "OutboundError", "Response", "Timeout", "TooLarge"]
@@ -89,12 +88,6 @@ class _Origin:
     host: str
     port: int
     ca: str | None
-
-    @property
-    def authority(self) -> str:
-        """As the Host field has it: without a port that goes without saying."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -183,7 +176,7 @@ class HttpClient:
         with pool.place(deadline):
             connection = pool.idle_connection()
             if connection is not None:
-                connection.socket.deadline = deadline
+                connection.deadline = deadline
                 try:
                     return _exchange(pool, connection, method, target, headers, body, max_response)
                 except ConnectFailed:
@@ -232,25 +225,32 @@ class HttpClient:
             return pool
 
 
-class _Connection:
-    """A socket that is open already, with what was read from it."""
+class _Connection(http.client.HTTPConnection):
+    """http.client over a socket that is open already; it never opens one itself."""
 
-    def __init__(self, origin: _Origin, connected: TimedSocket) -> None:
-        self.socket = connected
-        self.wire = wire.Wire(connected)
-        self.host = origin.authority
+    auto_open = 0
+
+    def __init__(self, origin: _Origin, sock: TimedSocket) -> None:
+        super().__init__(origin.host, origin.port)
+        self.default_port = 443 if origin.secure else 80
+        self.sock: TimedSocket = sock
         self.idle_since = 0.0
+
+    @property
+    def deadline(self) -> float:
+        return self.sock.deadline
+
+    @deadline.setter
+    def deadline(self, deadline: float) -> None:
+        self.sock.deadline = deadline
 
     def is_fresh(self) -> bool:
         """Young, and silent: bytes or an end before we asked mean the other side is done with this connection."""
         if time.monotonic() - self.idle_since > _IDLE_SECONDS:
             return False
         poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
+        poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 class _Pool:
@@ -311,33 +311,47 @@ def _exchange(
 ) -> Response:
     """One request and its answer; the connection goes back to the pool only after a complete one."""
     origin = pool.origin
-    request = wire.request(method, target, connection.host, headers, body)
+    reusable = False
     try:
-        answer = connection.wire.ask(request, bodyless=method == "HEAD", most=max_response)
-        return _taken(origin, *answer)
+        # A server may refuse a body early and close: its answer is still there to read.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, target, body, dict(headers))
+        answer = connection.getresponse()
+        with answer:
+            response = _read(answer, origin, max_response)
+        reusable = not answer.will_close
+        return response
     except TimeoutError:
         raise Timeout(f"{origin} did not finish its answer in time", sent=True) from None
-    except wire.Silent:
+    except http.client.RemoteDisconnected:
         raise ConnectFailed(f"{origin} closed the connection without an answer", sent=True) from None
     except OSError as error:
         raise ConnectFailed(f"{origin}: {error.strerror or 'the connection broke'}", sent=True) from None
-    except wire.TooLong:
-        raise TooLarge(f"{origin} sent more than {max_response} bytes", sent=True) from None
-    except wire.Malformed:
+    except (http.client.HTTPException, ValueError):
         raise BadResponse(f"{origin} sent no complete HTTP answer", sent=True) from None
     finally:
-        if connection.wire.reusable:
+        if reusable:
             pool.keep(connection)
         else:
             connection.close()
 
 
-def _taken(origin: _Origin, status: int, headers: dict[str, str], body: bytes) -> Response:
-    if status < 200:
-        raise BadResponse(f"{origin} answered {status}", sent=True)
+def _read(answer: http.client.HTTPResponse, origin: _Origin, max_response: int) -> Response:
+    if answer.status < 200:
+        raise BadResponse(f"{origin} answered {answer.status}", sent=True)
+    headers: dict[str, str] = {}
+    for name, value in answer.getheaders():
+        name = name.lower()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise BadResponse(f"{origin} compressed its answer though asked not to", sent=True)
-    return Response(status, headers, body)
+    announced = answer.length or 0
+    body = answer.read(max_response + 1) if announced <= max_response else b""
+    if announced > max_response or len(body) > max_response:
+        raise TooLarge(f"{origin} sent more than {max_response} bytes", sent=True)
+    if answer.length:
+        raise BadResponse(f"{origin} cut its answer short", sent=True)
+    return Response(answer.status, headers, body)
 
 
 def _parse(url: str, ca: str | None) -> tuple[_Origin, str]:
