@@ -7,7 +7,7 @@ again. PostgreSQL is the queue; no transaction of this module is open while anyb
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -41,55 +41,56 @@ _DUE = sa.text("""
                     AND d.due_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now()))
     ORDER BY random() LIMIT :limit
 """)
+# Rows are found by key once, locked, and from then on named by their place: where statistics are older than what is
+# owed, a planner that expects one row compares every claim with every delivery of the target.
 _CLAIM = sa.text("""
     WITH due AS (
-        SELECT resource_type, resource_id, task FROM deliveries
+        SELECT ctid FROM deliveries
         WHERE tenant_id = :tenant AND target_id = :target AND status = 'pending'
           AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
           AND (lane < :groups OR NOT EXISTS (
               SELECT 1 FROM deliveries WHERE tenant_id = :tenant AND target_id = :target AND status = 'pending'
                 AND lane < :groups AND (due_at <= now() OR lease_until >= now())))
-        ORDER BY lane, due_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+        ORDER BY lane, due_at, resource_id LIMIT :limit FOR UPDATE SKIP LOCKED)
     UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease), fence = d.fence + 1
-    FROM due
-    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = due.resource_type
-      AND d.resource_id = due.resource_id AND d.task = due.task
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(ARRAY(SELECT ctid FROM due))
     RETURNING d.resource_type, d.resource_id, d.task, d.generation, d.fence, d.attempts, d.cursor, d.lane,
               d.approved
 """)
-_GIVEN = """
-    unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:tasks AS text[]), CAST(:fences AS bigint[]),
-           CAST(:generations AS bigint[])) AS g(type, id, task, fence, generation)
-"""
-_SAME = """
-    d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = g.type AND d.resource_id = g.id
-    AND d.task = g.task AND d.fence = g.fence
-"""
-_RENEW = sa.text(f"""
-    UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease) FROM {_GIVEN} WHERE {_SAME}
-    RETURNING d.resource_type, d.resource_id, d.task
-""")  # noqa: S608 - constant text
-_LOCK = sa.text(f"""
-    SELECT d.resource_type, d.resource_id, d.task, d.generation FROM deliveries d JOIN {_GIVEN} ON {_SAME}
-    ORDER BY d.resource_type, d.resource_id, d.task FOR UPDATE OF d
-""")  # noqa: S608 - constant text
-_FINISH = sa.text(f"""
+_LOCK = sa.text("""
+    SELECT g.type, g.id, g.task, d.generation, d.place
+    FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:tasks AS text[]), CAST(:fences AS bigint[]))
+         AS g(type, id, task, fence),
+    LATERAL (
+        SELECT generation, CAST(ctid AS text) AS place FROM deliveries
+        WHERE tenant_id = :tenant AND target_id = :target AND resource_type = g.type AND resource_id = g.id
+          AND task = g.task AND fence = g.fence
+        FOR UPDATE) d
+""")
+_RENEW = sa.text("""
+    UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease)
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(CAST(:places AS tid[]))
+""")
+_FINISH = sa.text("""
     WITH settled AS (
-        DELETE FROM deliveries d USING {_GIVEN} WHERE {_SAME} AND d.generation = g.generation
+        DELETE FROM deliveries d
+        WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(CAST(:places AS tid[]))
         RETURNING d.task, extract(epoch FROM now() - d.owed_at)::double precision AS took)
     INSERT INTO target_convergence AS c (tenant_id, target_id, hour, bucket, settled)
     SELECT :tenant, :target, date_trunc('hour', now()), b.bucket, count(*)
-    FROM (SELECT ceil(log(2, greatest(took * 4, 1)::numeric))::smallint AS bucket FROM settled WHERE task = 'push') b
+    FROM (SELECT ceil(log(greatest(took * 4, 1)) / log(2.0::double precision))::smallint AS bucket
+          FROM settled WHERE task = 'push') b
     GROUP BY b.bucket ORDER BY b.bucket
     ON CONFLICT (tenant_id, target_id, hour, bucket) DO UPDATE SET settled = c.settled + EXCLUDED.settled
-""")  # noqa: S608 - constant text
-_AGAIN = sa.text(f"""
-    UPDATE deliveries d SET lease_until = NULL, attempts = 0, problem = NULL, exchange = NULL, due_at = now()
-    FROM {_GIVEN} WHERE {_SAME}
-""")  # noqa: S608 - constant text
-_RELEASE = sa.text(f"""
-    UPDATE deliveries d SET lease_until = NULL FROM {_GIVEN} WHERE {_SAME}
-""")  # noqa: S608 - constant text
+""")
+_AGAIN = sa.text("""
+    UPDATE deliveries d SET lease_until = NULL, attempts = 0, problem = NULL, due_at = now()
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(CAST(:places AS tid[]))
+""")
+_RELEASE = sa.text("""
+    UPDATE deliveries d SET lease_until = NULL
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(CAST(:places AS tid[]))
+""")
 _ONE = """
     WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.resource_type = :type AND d.resource_id = :id
       AND d.task = :task AND d.fence = :fence
@@ -128,10 +129,13 @@ _REMEMBER = sa.text("""
         remote_id = u.remote_id, state = u.state, sent_digest = u.digest, sent_version = u.version,
         sent_revision = :revision, left_out = CAST(u.left_out AS jsonb), problem = NULL, updated_at = now(),
         left_at = CASE WHEN u.gone THEN coalesce(t.left_at, now()) END
-    FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]), CAST(:digests AS bytea[]),
-                CAST(:versions AS bigint[]), CAST(:left_out AS text[]), CAST(:gone AS boolean[]))
-         AS u(id, remote_id, state, digest, version, left_out, gone)
-    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
+    FROM (SELECT n.*, (SELECT k.ctid FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
+                       AND k.resource_id = n.id) AS place
+          FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]),
+                      CAST(:digests AS bytea[]), CAST(:versions AS bigint[]), CAST(:left_out AS text[]),
+                      CAST(:gone AS boolean[]))
+               AS n(id, remote_id, state, digest, version, left_out, gone) OFFSET 0) u
+    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.ctid = u.place
 """)
 _BLAME = sa.text("""
     UPDATE target_resources SET problem = :problem, updated_at = now()
@@ -251,8 +255,9 @@ def claim(target: Target, limit: int) -> list[Work]:
 
 def renew(works: Sequence[Work]) -> set[tuple[str, str, str]]:
     """Keep these works of one target for another lease, in the open unit of work; returns the keys still ours."""
-    rows = db.session().execute(_RENEW, {**_keys(works), "lease": LEASE})
-    return {(row[0], row[1], row[2]) for row in rows}
+    ours = _lock(works)
+    _change(_RENEW, works[0].target, [place for _, place in ours.values()], lease=LEASE)
+    return set(ours)
 
 
 def settle(target: Target, outcomes: Sequence[Outcome], *, answered: bool = True) -> None:
@@ -260,17 +265,21 @@ def settle(target: Target, outcomes: Sequence[Outcome], *, answered: bool = True
 
     `answered`: what is done was done by the target, which is in order then.
     """
-    session = db.session()
-    rows = session.execute(_LOCK, _keys([outcome.work for outcome in outcomes]))
-    ours = {(row[0], row[1], row[2]): row.generation for row in rows}
+    ours = _lock([outcome.work for outcome in outcomes])
     outcomes = [outcome for outcome in outcomes if outcome.work.key in ours]
     done = [outcome for outcome in outcomes if outcome.kind == "done"]
     standing = [outcome for outcome in outcomes if outcome.state is not None]
     _remember(target, standing)
-    _finish([outcome.work for outcome in done], ours)
+    # What changed meanwhile stays owed.
+    over: list[str] = []
+    again: list[str] = []
+    for work in (outcome.work for outcome in done):
+        generation, place = ours[work.key]
+        (over if generation == work.generation else again).append(place)
+    _change(_FINISH, target, over)
+    _change(_AGAIN, target, again)
     back = [outcome.work for outcome in outcomes if outcome.kind == "back"]
-    if back:
-        session.execute(_RELEASE, _keys(back))
+    _change(_RELEASE, target, [ours[work.key][1] for work in back])
     for outcome in outcomes:
         if outcome.kind in ("failed", "later"):
             _try_again(outcome)
@@ -320,18 +329,26 @@ def _answers_again(target: Target) -> None:
         tell("scim_target.recovered", "ScimTarget", target.id, ["status"])
 
 
-def _keys(works: Sequence[Work]) -> dict[str, Any]:
-    return arrays(
-        {
-            "tenant": works[0].target.tenant,
-            "target": works[0].target.id,
-            "types": [work.resource_type for work in works],
-            "ids": [work.resource_id for work in works],
-            "tasks": [work.task for work in works],
-            "fences": [work.fence for work in works],
-            "generations": [work.generation for work in works],
-        }
-    )
+def _lock(works: Sequence[Work]) -> dict[tuple[str, str, str], tuple[int, str]]:
+    """Those of the works that are still ours, always in one order: the generation and the place of each."""
+    works = sorted(works, key=lambda work: work.key)
+    values = {
+        "tenant": works[0].target.tenant,
+        "target": works[0].target.id,
+        "types": [work.resource_type for work in works],
+        "ids": [work.resource_id for work in works],
+        "tasks": [work.task for work in works],
+        "fences": [work.fence for work in works],
+    }
+    rows = db.session().execute(_LOCK, arrays(values))
+    return {(row.type, row.id, row.task): (row.generation, row.place) for row in rows}
+
+
+def _change(statement: sa.TextClause, target: Target, places: Sequence[str], **values: Any) -> None:
+    """The statement over rows that are locked."""
+    if places:
+        given = {"tenant": target.tenant, "target": target.id, "places": list(places), **values}
+        db.session().execute(statement, arrays(given))
 
 
 def _place(work: Work) -> dict[str, Any]:
@@ -375,16 +392,6 @@ def _remember(target: Target, changed: Sequence[Outcome]) -> None:
             }
         ),
     )
-
-
-def _finish(works: Sequence[Work], generations: Mapping[tuple[str, str, str], int]) -> None:
-    """Done, unless it changed meanwhile: then it stays owed."""
-    over = [work for work in works if generations[work.key] == work.generation]
-    if over:
-        db.session().execute(_FINISH, _keys(over))
-    if len(over) < len(works):
-        again = [work for work in works if generations[work.key] != work.generation]
-        db.session().execute(_AGAIN, _keys(again))
 
 
 def _try_again(outcome: Outcome) -> None:

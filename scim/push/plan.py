@@ -51,8 +51,10 @@ _CREATING = sa.text("""
 _UNKNOWN = sa.text("""
     UPDATE target_resources t SET sent_digest = NULL,
         state = CASE WHEN t.state = 'disabled' AND u.usable THEN 'present' ELSE t.state END
-    FROM unnest(CAST(:ids AS text[]), CAST(:usable AS boolean[])) AS u(id, usable)
-    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.resource_id = u.id
+    FROM (SELECT n.usable, (SELECT k.ctid FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
+                            AND k.resource_id = n.id) AS place
+          FROM unnest(CAST(:ids AS text[]), CAST(:usable AS boolean[])) AS n(id, usable) OFFSET 0) u
+    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.ctid = u.place
 """)
 
 
