@@ -118,23 +118,18 @@ def _described(line: Attribute, name: str) -> scim.Attribute:
 
 
 def _model(base: Any, schema: scim.Schema) -> Any:
-    """A model of the schema, which it announces, and of which it takes a little more.
+    """A model of the schema, which it announces.
 
-    What comes back only on request, and the lists of an extension, are announced as readOnly, because a generic client
-    cannot see that its change of them was taken; it is taken nevertheless. Octets stay the base64 text they came as,
-    because scim2-models decodes a list of them twice when one is added: `check_octets` checks them instead.
+    Octets stay the base64 text they came as, because scim2-models decodes a list of them twice when one is added:
+    `check_octets` checks them instead.
     """
-    taken, announced = schema.model_copy(deep=True), schema.model_copy(deep=True)
-    for attribute in announced.attributes or ():
-        if attribute.returned is scim.Returned.request or (attribute.multi_valued and base is scim.Extension):
-            for one in (attribute, *(attribute.sub_attributes or ())):
-                one.mutability = scim.Mutability.read_only
+    taken = schema.model_copy(deep=True)
     for attribute in taken.attributes or ():
         for one in (attribute, *(attribute.sub_attributes or ())):
             if one.type is scim.Attribute.Type.binary:
                 one.type = scim.Attribute.Type.string
     model = base.from_schema(taken)
-    model.to_schema = classmethod(lambda cls: announced)
+    model.to_schema = classmethod(lambda cls: schema)
     return model
 
 
@@ -234,10 +229,14 @@ def _membership() -> type[scim.Resource[Any]]:
     kind = _simple(
         "type", "string", mutability="readOnly", canonicalValues=["User", "Group"], description="Its resource type."
     )
+    # Said, because a client takes it for one it may write on every resource.
+    external = _simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
+    # Said, because a generic client takes it for one that it may write on every resource.
+    external = _simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
     group = side("group", "The group.", ["Group"])
     member = side("member", "The person or group that is directly in it.", ["User", "Group"], kind)
     schema = scim.Schema(
-        id=MEMBERSHIP, name="GroupMember", description="One member of one group.", attributes=[group, member]
+        id=MEMBERSHIP, name="GroupMember", description="One member of one group.", attributes=[external, group, member]
     )
     resource: type[scim.Resource[Any]] = _model(scim.Resource, schema)
     return resource

@@ -15,14 +15,14 @@ import scim2_models as scim
 from flask import Response, g, request
 from scim2_server.conditions import Conditions
 
-from broker import access, allowance, running
+from broker import access, allowance, running, settings
 from broker.context import Actor, current_actor
-from broker.db import hot
+from broker.db import hot, unit
 from broker.doors import About, Door, json_body, scope
 from broker.errors import BadRequest, Forbidden, NotFound, NotImplementedHere, Problem
 from broker.policy import Action, authorize
 
-from . import bulk, reading, strict
+from . import announcing, bulk, reading, strict
 from .asking import Query, Walk, from_arguments, from_message, page_by_index
 from .dialects import STRICT
 from .filters import conditions
@@ -272,11 +272,17 @@ def _list_members(query: Query) -> Response:
 def _discovery(what: str, name: str | None = None) -> Response:
     if "filter" in request.args:
         raise Forbidden("Discovery endpoints are not filtered")
-    return Response(_discovered(_base(), what, name, _is_strict()), content_type=MEDIA_TYPE)
+    unique = what == "Schemas" and _group_names_are_unique()
+    return Response(_discovered(_base(), what, name, _is_strict(), unique), content_type=MEDIA_TYPE)
+
+
+def _group_names_are_unique() -> bool:
+    with unit(scope()):
+        return bool(settings.of(scope(), "scim_unique_group_names"))
 
 
 @lru_cache(maxsize=1_024)
-def _discovered(base: str, what: str, name: str | None, is_strict: bool) -> bytes:
+def _discovered(base: str, what: str, name: str | None, is_strict: bool, unique_group_names: bool) -> bytes:
     place = f"{base}/{what}"
     try:
         match what, name:
@@ -293,10 +299,8 @@ def _discovered(base: str, what: str, name: str | None, is_strict: bool) -> byte
     except scim.SCIMException as error:
         raise refusal(error) from None
     body = found.body or {}
-    if (what, name) == ("ResourceTypes", None):
-        # Described, but not announced: see decision 81.
-        listed = [one for one in body["Resources"] if one["name"] != MEMBER]
-        body |= {"Resources": listed, "totalResults": len(listed), "itemsPerPage": len(listed)}
+    if what == "Schemas":
+        announcing.schemas(body, strict=is_strict, unique_group_names=unique_group_names)
     if what == "ServiceProviderConfig" and is_strict:
         body |= {"etag": {"supported": False}, "interopProfileConformant": True}
     return orjson.dumps(body)

@@ -335,8 +335,12 @@ def render_extras(resource_type: str, records: Iterable[Attributes], local: Mapp
     prefix = f"{urn}:"
     for key, value in local.items():
         own = keys(resource_type).get(key)
-        if key.startswith(prefix) and own is not None and own.on_request:
+        if not key.startswith(prefix) or own is None:
+            continue
+        if own.on_request:
             extras[key.removeprefix(prefix)] = value
+        elif own.quiet:  # what an upstream says of these is fresher
+            extras.setdefault(key.removeprefix(prefix), value)
     if written := local.get(f"{prefix}attributes"):
         bag += [item for item in written if str(item.get("name", "")).lower() not in taken]
     if bag:

@@ -46,6 +46,7 @@ def test_scim2_tester_finds_no_error(web: Flask, world: World) -> None:
     results: list[Any] = check_server(client)
     found = {status: [f"{r.title}: {r.reason}" for r in results if r.status is status] for status in Status}
     assert found[Status.SUCCESS]
+    assert {"User", "Group", "OrganizationalUnit", "Agent", "GroupMember"} <= {one.resource_type for one in results}
     assert not found[Status.ERROR] and not found[Status.CRITICAL], found
 
 

@@ -541,6 +541,7 @@ def test_what_is_not_served_is_501_and_not_announced(acme: Scim) -> None:
         "Group",
         "OrganizationalUnit",
         "Agent",
+        "GroupMember",
     ]
 
 
