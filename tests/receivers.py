@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -184,6 +185,15 @@ class Receiver(Remote):
     def requests(self, method: str, path: str = ".*") -> list[Asked]:
         return [asked for asked in self.asked if asked.method == method and re.fullmatch(path, asked.path)]
 
+    def backup(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """All it has, by endpoint and id."""
+        return {endpoint: {one["id"]: one for one in self.all(endpoint)} for endpoint in ("Users", "Groups")}
+
+    def restore(self, backup: dict[str, dict[str, dict[str, Any]]]) -> None:
+        """It is again as it was."""
+        with self.lock:
+            self.stored = copy.deepcopy(backup)
+
     def answer(self, asked: Asked) -> Answer:
         with self.lock:
             self.asked.append(asked)
@@ -272,6 +282,29 @@ class Between(Receiver):
     def __init__(self, base_url: str, real: Remote) -> None:
         super().__init__(base_url)
         self.real = real
+
+    def backup(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return {endpoint: {one["id"]: one for one in self.real.all(endpoint)} for endpoint in ("Users", "Groups")}
+
+    def restore(self, backup: dict[str, dict[str, dict[str, Any]]]) -> None:
+        """As an administrator there would do it by hand: what has to be made again gets another id."""
+        ids: dict[str, str] = {}
+        for endpoint, kept in backup.items():
+            there = {one["id"] for one in self.real.all(endpoint)}
+            for id in there - set(kept):
+                self.real.send("DELETE", f"/{endpoint}/{id}")
+            for id, one in kept.items():
+                members = [
+                    {**member, "value": ids.get(member["value"], member["value"])} for member in one.get("members", [])
+                ]
+                body = {**one, "members": members} if endpoint == "Groups" else one
+                body = {name: value for name, value in body.items() if name not in ("meta", "groups")}
+                if id in there:
+                    assert self.real.send("PUT", f"/{endpoint}/{id}", body) == 200
+                else:
+                    before = {one["id"] for one in self.real.all(endpoint)}
+                    assert self.real.send("POST", f"/{endpoint}", {**body, "id": None}) == 201
+                    [ids[id]] = {one["id"] for one in self.real.all(endpoint)} - before
 
     def act(self, asked: Asked) -> Answer:
         query = f"?{urlencode(asked.query)}" if asked.query else ""

@@ -187,6 +187,12 @@ class _Run:
             if channel.takes_bulk and target.profile.bulk_operations:
                 share = min(share * target.profile.bulk_operations, _BULK_WINDOW)
             works = outbox.claim(target, 1 if target.quarantined else share)
+            expansions = [work for work in works if work.task == "expand"]
+            if expansions and len(works) > 1:
+                # What is claimed beside an expansion would be owed once more by the page that finds it missing there.
+                back = [Outcome(work, "back") for work in works if work.task != "expand"]
+                outbox.settle(target, back, answered=False)
+                works = expansions
             to_send, already = plan.prepare(target, [work for work in works if work.task == "push"])
             if already:
                 outbox.settle(target, [Outcome(work, "done") for work in already], answered=False)

@@ -19,6 +19,7 @@ from scim.client import TargetClient
 from tests.journeys.pushed import Life, settle, target_of
 from tests.receivers import Answer, Asked, Fault, Receiver, Remote, faulty_receiver, scim2_server
 from tests.scim.test_push import Tenant, acme, drain, pushing
+from tests.scim.test_reconcile import compare
 
 __all__ = ["acme", "pushing"]
 
@@ -174,12 +175,27 @@ def test_whatever_goes_wrong_the_receiver_equals_the_directory_in_the_end(
         receiver.faults.clear()
         life.compare(receiver)
     assert met, "nothing went wrong"
-    settle(acme)
     assert drain().worked == 0
     if not name.startswith("hang"):  # who hangs is still busy when he is asked again
         assert receiver.overlaps == []
     gone = {asked.path for asked in receiver.requests("DELETE")}
     assert len(gone) == 3, f"two people and a group were to go, not {gone}"
+
+
+@pytest.mark.timeout(240)
+def test_whatever_backup_the_receiver_goes_back_to_a_comparison_heals_it(acme: Tenant, receiver: Receiver) -> None:
+    target_id = target_of(acme, receiver, "delete")
+    life = Life(acme, "delete")
+    for step in life.steps():
+        backup = receiver.backup()
+        step()
+        settle(acme)
+        life.compare(receiver)
+        receiver.restore(backup)
+        compare(acme, target_id, "overwrite")
+        settle(acme)
+        life.compare(receiver)
+    assert compare(acme, target_id).missing == 0 and drain().worked == 0
 
 
 def counted(fault: Fault, wanted: str, met: Counter[str]) -> Fault:
@@ -191,7 +207,7 @@ def counted(fault: Fault, wanted: str, met: Counter[str]) -> Fault:
 
 
 def test_the_table_has_every_fault_that_was_asked_for() -> None:
-    said = json.dumps(list(TABLE))
+    said = json.dumps([*TABLE, test_whatever_backup_the_receiver_goes_back_to_a_comparison_heals_it.__name__])
     for wanted in (
         "404",
         "409",
@@ -205,5 +221,6 @@ def test_the_table_has_every_fault_that_was_asked_for() -> None:
         "flap",
         "half-",
         "content type",
+        "backup",
     ):
         assert wanted in said

@@ -153,14 +153,19 @@ class Tenant:
 
 @pytest.fixture
 def pushing(app: Flask, services: Services, settings: Config) -> Iterator[Flask]:
-    """The app with its configuration; leaves no target behind that a later run would serve."""
+    """The app with its configuration; meets no target of another test, and leaves none that a later run would serve."""
     running.install(app, services.configure(settings))
+    _pause_all()
     with acting(system("tests")):
         yield app
-    with platform_scope() as session:
-        session.execute(sa.text("UPDATE scim_targets SET status = 'paused'"))
+    _pause_all()
     for client in app.extensions.pop("scaikey.push.clients", {}).values():
         client.close()
+
+
+def _pause_all() -> None:
+    with platform_scope() as session:
+        session.execute(sa.text("UPDATE scim_targets SET status = 'paused'"))
 
 
 @pytest.fixture
@@ -947,6 +952,12 @@ def test_a_new_target_gets_everybody_who_is_there_already(acme: Tenant, receiver
     assert drain().expansions == 1
     assert len(receiver.users()) == 12
     assert len(receiver.members("All")) == 12
+
+
+def test_what_is_owed_beside_the_first_expansion_is_looked_at_once(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver)
+    acme.users(5)
+    assert drain().outcomes.total() == 5
 
 
 def test_an_expansion_goes_on_page_by_page(acme: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
