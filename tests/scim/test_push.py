@@ -695,6 +695,7 @@ def test_killed_between_answer_and_mark_makes_nobody_twice(
 ) -> None:
     remote = foreign(str(acme.scope.tenant_id).replace("_", "-"))
     acme.target(remote)
+    drain()
     people = acme.users(5)
     group = acme.group("All", people)
 
