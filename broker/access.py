@@ -40,7 +40,7 @@ WITH found AS MATERIALIZED (
 )
 SELECT found.kind, found.id, found.tenant, shown.*
 FROM found, LATERAL (
-    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status,
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.status, t.declarations,
            c.principal, c.name, c.account, c.usable, c.revoked_at, c.issued_at, c.expires_at, c.scopes, c.audiences,
            c.allow_password, c.mode, {held} AS held
     FROM tenants t, LATERAL ({credential} OFFSET 0) c
@@ -81,7 +81,7 @@ WITH found AS MATERIALIZED (
     SELECT set_config('scaikey.tenant', f.tenant_id, true) AS tenant FROM {finder} AS f(tenant_id) LIMIT 1
 )
 SELECT shown.* FROM found, LATERAL (
-    SELECT t.id, t.partner_id, t.kind, t.slug FROM tenants t WHERE t.id = found.tenant OFFSET 0
+    SELECT t.id, t.partner_id, t.kind, t.slug, t.declarations FROM tenants t WHERE t.id = found.tenant OFFSET 0
 ) shown
 """
 _SCOPE_BY_SLUG = _SCOPE.format(finder="scaikey_find_tenant(%(name)s)")
@@ -110,7 +110,7 @@ def _by_secret(secret: str, audience: str | None) -> Actor:
     row = look_up(secret)
     if audience is not None and audience not in row.audiences:
         raise AuthenticationRequired(note=f"{row.id} is for another audience")
-    _own_scopes[row.tenant] = Scope(row.tenant, row.partner_id, row.tenant_kind, row.slug)
+    _own_scopes[row.tenant] = Scope(row.tenant, row.partner_id, row.tenant_kind, row.slug, row.declarations)
     scim = row.kind == "scim"
     return Actor(
         kind="scim_token" if scim else "user" if row.account is None else "service_account",

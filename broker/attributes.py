@@ -13,6 +13,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Literal
 
 CORE_USER = "urn:ietf:params:scim:schemas:core:2.0:User"
@@ -23,6 +25,11 @@ AD_GROUP = "urn:scaikey:params:scim:schemas:extension:activedirectory:1.0:Group"
 SCAIKEY_GROUP = "urn:scaikey:params:scim:schemas:extension:scaikey:1.0:Group"
 UNIT = "urn:scaikey:params:scim:schemas:core:1.0:OrganizationalUnit"
 AGENT = "urn:ietf:params:scim:schemas:core:2.0:Agent"
+CUSTOM: Mapping[str, str] = {
+    "User": "urn:ietf:params:scim:schemas:extension:scaikey:2.0:User",
+    "Group": "urn:ietf:params:scim:schemas:extension:scaikey:2.0:Group",
+}
+"""The extension of each type that holds what a tenant has declared itself: one URN, another content in every tenant."""
 
 ResourceType = Literal["User", "Group", "OrganizationalUnit", "Agent"]
 Form = Literal["string", "integer", "decimal", "boolean", "binary", "dateTime", "guid", "sid", "dn"]
@@ -208,6 +215,18 @@ def on(resource_type: ResourceType) -> Iterator[Attribute]:
 def by_path(resource_type: ResourceType) -> Mapping[str, Attribute]:
     """Flat SCIM key to its line."""
     return {path: line for line in on(resource_type) if (path := line.path_on(resource_type)) is not None}
+
+
+def value_key(value: object, *, exact: bool) -> str:
+    """The form in which a value of any type stands in the value index: equal values have equal keys."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"{Decimal(str(value)).normalize():f}"
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+    return str(value) if exact else fold(str(value))
 
 
 def fold(text: str) -> str:

@@ -28,6 +28,8 @@ class Scope:
     partner_id: str | None = None
     kind: TenantKind | None = None
     slug: str | None = None
+    declarations: int = field(default=0, compare=False)
+    """How often the tenant's custom attributes have changed, where a request has just read it; 0: it has none."""
 
     @property
     def spans_tenants(self) -> bool:

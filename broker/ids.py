@@ -35,6 +35,7 @@ PREFIXES = {
     "asg": "Assignment",
     "rol": "RoleAssignment",
     "dom": "Domain",
+    "att": "CustomAttribute",
     "arc": "ArchiveRun",
     "lnk": "Link",
     "dlv": "Delivery",

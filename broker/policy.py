@@ -63,6 +63,8 @@ class Action(StrEnum):
     DOMAIN_READ = "domain.read"
     DOMAIN_WRITE = "domain.write"
     DOMAIN_VERIFY = "domain.verify"
+    CUSTOM_ATTRIBUTE_READ = "custom_attribute.read"
+    CUSTOM_ATTRIBUTE_WRITE = "custom_attribute.write"
     EVENT_READ = "event.read"
 
     DIRECTORY_READ = "directory.read"
@@ -182,6 +184,8 @@ RULES: dict[Action, tuple[Predicate, ...]] = {
     Action.DOMAIN_READ: TENANT,
     Action.DOMAIN_WRITE: TENANT,
     Action.DOMAIN_VERIFY: PARTNER,
+    Action.CUSTOM_ATTRIBUTE_READ: TENANT,
+    Action.CUSTOM_ATTRIBUTE_WRITE: TENANT,
     Action.EVENT_READ: TENANT,
     Action.DIRECTORY_READ: (*TENANT, provisions, house),
     Action.DIRECTORY_WRITE: (*TENANT, provisions, house),

@@ -9,7 +9,7 @@ doors take it, and for what, is theirs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, LiteralString, NamedTuple
+from typing import Any, Literal, LiteralString, NamedTuple
 
 from broker.context import Grant, Scope
 from broker.db import IN_TENANT, hot
@@ -27,7 +27,7 @@ _APPLICATION: LiteralString = """SELECT jsonb_build_array(
 _SHOWN: LiteralString = (
     """
 SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
-    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, c.name, c.service_account, {held} AS held,
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.declarations, c.name, c.service_account, {held} AS held,
         coalesce(
             ({application}),
             (SELECT jsonb_build_array(coalesce(nullif(s.audiences, '[]'), jsonb_build_array(s.client_id)), s.scopes)
@@ -51,7 +51,8 @@ WITH scope AS MATERIALIZED (
         %(application)s::text AS id
 )
 SELECT facts.*, shown.* FROM scope, {facts}, LATERAL (
-    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, NULL AS name, NULL AS service_account, NULL AS held,
+    SELECT t.partner_id, t.kind AS tenant_kind, t.slug, t.declarations, NULL AS name, NULL AS service_account,
+        NULL AS held,
         ({application}) AS registered,
         EXISTS (SELECT 1 FROM revoked_tokens r WHERE r.tenant_id = t.id AND r.jti = %(jti)s) AS revoked
     FROM tenants t WHERE t.id = scope.tenant OFFSET 0
@@ -134,10 +135,14 @@ def check(token: str, *, audience: str | None = None, issuer: Issuer | None = No
         kind="user" if claims.of_a_person else registration.kind,
         principal_id=user_id or registration.id,
         name=row.name or claims.client_id,
-        tenant=Scope(tenant_id, row.partner_id, row.tenant_kind, row.slug) if claims.tenant_id else None,
+        tenant=_scope(tenant_id, row) if claims.tenant_id else None,
         registration=registration,
         grants=holding(row.held, tenant_id, row.partner_id, row.tenant_kind),
     )
+
+
+def _scope(tenant_id: str | None, row: Any) -> Scope:
+    return Scope(tenant_id, row.partner_id, row.tenant_kind, row.slug, row.declarations)
 
 
 _registered: dict[str, Registration] = {}

@@ -18,6 +18,7 @@ from scim2_server.cursor import Cursors
 from broker.errors import BadRequest
 
 from . import reading
+from .declared import Models
 from .filters import condition
 from .problems import refusal
 from .resources import listing, projection
@@ -150,11 +151,11 @@ class Walk:
         return hashlib.sha256(said.encode()).hexdigest()
 
 
-def page_by_index(run: reading.Run, tenant: str, base: str, resource_type: str, query: Query) -> bytes:
+def page_by_index(run: reading.Run, tenant: str, base: str, resource_type: str, query: Query, models: Models) -> bytes:
     """A page of one type by index, as a ListResponse. Raises BadRequest."""
-    wanted = projection(resource_type, query.attributes, query.excluded)
-    where = condition(resource_type, query.filter) if query.filter is not None else None
-    sorted_by = order(resource_type, query.sort_by, query.descending) if query.sort_by else None
+    wanted = projection(resource_type, query.attributes, query.excluded, models)
+    where = condition(resource_type, query.filter, models) if query.filter is not None else None
+    sorted_by = order(resource_type, query.sort_by, query.descending, models) if query.sort_by else None
     page = reading.page(
         run, tenant, base, wanted, condition=where, order=sorted_by, start=query.start, count=query.size
     )

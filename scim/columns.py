@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import scim2_models as scim
@@ -19,7 +18,8 @@ from scim2_models.path import AttributeBinding
 from broker.attributes import by_path
 from broker.errors import BadRequest
 
-from .schemas import ENDPOINTS, MODELS
+from .declared import Models, remembered
+from .schemas import ENDPOINTS
 
 Form = Literal["text", "number", "boolean", "moment", "octets"]
 
@@ -123,11 +123,13 @@ class Names(NamedTuple):
 
     columns: Mapping[str, Value]
     indexed: Mapping[str, int]
+    closed: frozenset[str]
+    """What the tenant has declared without wanting to filter or sort by it."""
 
 
-@lru_cache
-def names(resource_type: str) -> Names:
-    core = str(MODELS[resource_type].__schema__)
+@remembered(8)
+def names(models: Models, resource_type: str) -> Names:
+    core = str(models[resource_type].__schema__)
     own = f"(%(base)s::text || '/{ENDPOINTS[resource_type]}/' || r.id)"
     columns = {
         f"{core}:id": Value("r.id", nullable=False, cheap=True),
@@ -148,7 +150,9 @@ def names(resource_type: str) -> Names:
             columns[name.removesuffix("value") + "$ref"] = Value(reference)
         if line.number is not None:
             indexed[name] = line.number
-    return Names(columns, indexed)
+    declared = models.lines.get(resource_type, [])
+    indexed |= {one.key: one.number for one in declared if one.filterable}
+    return Names(columns, indexed, frozenset(one.key for one in declared if not one.filterable))
 
 
 def hidden(binding: AttributeBinding) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 
 import orjson
 
-from broker.attributes import AD_GROUP, AD_USER, CORE_GROUP, CORE_USER, ENTERPRISE, SCAIKEY_GROUP
+from broker.attributes import AD_GROUP, AD_USER, CORE_GROUP, CORE_USER, CUSTOM, ENTERPRISE, SCAIKEY_GROUP
 
 from . import strict
+from .declared import OURS, Models, check_names
 
 TOLERANT, STRICT = "tolerant", "strict"
 
@@ -24,6 +25,8 @@ Operation = dict[str, Any]
 _OLD_GROUP = "http://schemas.microsoft.com/2006/11/ResourceManagement/ADSCIM/2.0/Group"
 _SCHEMAS = (CORE_USER, CORE_GROUP, ENTERPRISE, AD_USER, AD_GROUP, SCAIKEY_GROUP)
 _EXTENSIONS = {urn.lower(): urn for urn in _SCHEMAS}
+_CUSTOM = frozenset(urn.lower() for urn in CUSTOM.values())
+"""Whatever names a tenant gives its attributes, no dialect speaks of them."""
 _SAID_IN_VAIN = frozenset({"id", "schemas", "meta", "groups"})
 _TRUTHS: Mapping[str, bool] = {"true": True, "false": False}
 _WITH_PRIMARY = ("emails", "phoneNumbers", "ims", "photos", "addresses", "entitlements", "roles", "x509Certificates")
@@ -116,10 +119,10 @@ def _parted(operation: Operation) -> Iterator[Operation]:
 
 def _is_path(key: str) -> bool:
     lower = key.lower()
-    if lower in _EXTENSIONS:
+    if lower in _EXTENSIONS or lower in _CUSTOM:
         return False
     if lower.startswith("urn:"):
-        return any(lower.startswith(f"{urn}:") for urn in _EXTENSIONS)
+        return any(lower.startswith(f"{urn}:") for urn in (*_EXTENSIONS, *_CUSTOM))
     return "." in key or "[" in key
 
 
@@ -249,27 +252,44 @@ DIALECT: tuple[Line, ...] = (
 """Every shape understood beside the RFC's, in the order in which they are made plain."""
 
 
-def normalise(resource_type: str, method: str, body: Any, mode: str) -> Any:
-    """The body of a POST, PUT or PATCH in plain SCIM. Raises BadRequest in the mode `strict`."""
+def normalise(resource_type: str, method: str, body: Any, mode: str, models: Models = OURS) -> Any:
+    """The body of a POST, PUT or PATCH in plain SCIM. Raises BadRequest in the mode `strict`, and for what stands under
+    the tenant's own URN and is not declared."""
     if mode == STRICT:
-        return strict.plain(resource_type, method, body)
+        return strict.plain(resource_type, method, body, models)
     if not isinstance(body, dict):
         return body
     if method != "PATCH":
+        check_names(resource_type, body, models)
         return _plain(body)
-    return {
+    body = {
         name: [plain for one in said for plain in _operations(one)]
         if name.lower() == "operations" and isinstance(said, list)
         else said
         for name, said in body.items()
     }
+    for operation in _operations_of(body):
+        path, value = operation.get("path"), operation.get("value")
+        if isinstance(path, str):
+            check_names(resource_type, {path: value}, models)
+        elif isinstance(value, dict):
+            check_names(resource_type, value, models)
+    return body
+
+
+def _operations_of(body: Mapping[str, Any]) -> Iterator[Operation]:
+    for name, said in body.items():
+        if name.lower() == "operations" and isinstance(said, list):
+            yield from (one for one in said if isinstance(one, dict))
 
 
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a resource, or of an extension, with their values made plain."""
     plain = {}
     for name, value in attributes.items():
-        if isinstance(value, dict) and name.lower() in _EXTENSIONS:
+        if name.lower() in _CUSTOM:
+            plain[name] = value
+        elif isinstance(value, dict) and name.lower() in _EXTENSIONS:
             plain[name] = _plain(value)
         else:
             plain[name] = _value(_last(name), value)

@@ -12,7 +12,7 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from datetime import datetime
 from typing import Any
 
 import scim2_models as scim
@@ -20,13 +20,14 @@ from scim2_models import path as grammar
 from scim2_models.path import CompareOperator as Op
 from scim2_server.utils import parametrize
 
-from broker.attributes import fold
+from broker.attributes import fold, value_key
 from broker.db import IN_TENANT
 from broker.errors import BadRequest
 
 from .columns import (
     RELATIONS,
     Items,
+    Names,
     Value,
     document_value,
     elements,
@@ -38,8 +39,8 @@ from .columns import (
     quoted,
     typed,
 )
+from .declared import OURS, Models, remembered
 from .problems import refusal
-from .schemas import MODELS
 
 LONGEST = 4_096
 DEEPEST = 20
@@ -62,29 +63,29 @@ class Sql:
     unknown: frozenset[str] = frozenset()
 
 
-def condition(resource_type: str, text: str) -> Sql:
+def condition(resource_type: str, text: str, models: Models = OURS) -> Sql:
     """A client's filter. Raises BadRequest with the scimType invalidFilter."""
-    [found] = conditions((resource_type,), text)
+    [found] = conditions((resource_type,), text, models)
     return found
 
 
-def conditions(resource_types: Sequence[str], text: str) -> list[Sql]:
+def conditions(resource_types: Sequence[str], text: str, models: Models = OURS) -> list[Sql]:
     """A client's filter for each of the types it is to hold for. Raises BadRequest with the scimType invalidFilter,
     also for an attribute that none of them has."""
     if len(text.encode()) > LONGEST:
         raise BadRequest(f"The filter is longer than {LONGEST} bytes", scim_type="invalidFilter")
-    found = [_condition(resource_type, text, len(resource_types) > 1) for resource_type in resource_types]
+    found = [_condition(models, resource_type, text, len(resource_types) > 1) for resource_type in resource_types]
     for nowhere in frozenset.intersection(*(one.unknown for one in found)):
         raise BadRequest(f"No resource has the attribute {nowhere}", scim_type="invalidFilter")
     return found
 
 
-@lru_cache(maxsize=1_024)
-def _condition(resource_type: str, text: str, lenient: bool) -> Sql:
+@remembered(1_024)
+def _condition(models: Models, resource_type: str, text: str, lenient: bool) -> Sql:
     try:
-        bound = _bound(resource_type, text)
+        bound = _bound(models, resource_type, text)
         _check_size(bound.ast, "invalidFilter")
-        compiler = _Filter(resource_type, bound, lenient=lenient)
+        compiler = _Filter(names(models, resource_type), bound, lenient=lenient)
         found = compiler.visit(bound.ast)
         unknown = frozenset(compiler.unknown)
         return Sql(found, compiler.parameters, compiler.reads_document, compiler.of_user_type, unknown)
@@ -95,12 +96,12 @@ def _condition(resource_type: str, text: str, lenient: bool) -> Sql:
 def members_where(text: str) -> tuple[str, Mapping[str, Any]]:
     """The ids of those members of the group `%(id)s` that a PATCH path selects, as a statement with its parameters."""
     try:
-        bound = _bound("Group", f"members[{text}]")
+        bound = _bound(OURS, "Group", f"members[{text}]")
         node = bound.ast
         if not isinstance(node, grammar.ValuePath):
             raise BadRequest("The path selects no members", scim_type="invalidPath")
         _check_size(node, "invalidPath")
-        outer = _Filter("Group", bound)
+        outer = _Filter(names(OURS, "Group"), bound)
         chosen = _Item(outer, outer.resolve(node.attr_path, compared=False)).visit(node.val_filter)
     except scim.SCIMException as error:
         raise refusal(error) from None
@@ -112,8 +113,8 @@ def members_where(text: str) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def _bound(resource_type: str, text: str) -> scim.ScimFilter[Any]:
-    return parametrize(scim.ScimFilter, MODELS[resource_type])(text)
+def _bound(models: Models, resource_type: str, text: str) -> scim.ScimFilter[Any]:
+    return parametrize(scim.ScimFilter, models[resource_type])(text)
 
 
 def _check_size(node: grammar.FilterNode, scim_type: str) -> None:
@@ -238,8 +239,8 @@ def _after(prefix: str) -> str | None:
 class _Filter(_Comparing):
     """One filter over resources of one type. `lenient`: what the type does not have is an attribute without a value."""
 
-    def __init__(self, resource_type: str, bound: scim.ScimFilter[Any], *, lenient: bool = False) -> None:
-        self.names = names(resource_type)
+    def __init__(self, known: Names, bound: scim.ScimFilter[Any], *, lenient: bool = False) -> None:
+        self.names = known
         self.bound = bound
         self.parameters = {}
         self.reads_document = False
@@ -257,7 +258,7 @@ class _Filter(_Comparing):
         resolve = self.bound.resolve_comparison if compared else self.bound.resolve
         binding = resolve(path)
         assert binding is not None
-        if hidden(binding) and binding.urn not in self.names.columns:
+        if (hidden(binding) and binding.urn not in self.names.columns) or binding.urn in self.names.closed:
             raise BadRequest(f"{path} cannot be filtered on", scim_type="invalidFilter")
         self.of_user_type |= binding.field_name == "user_type"
         return binding
@@ -305,14 +306,14 @@ class _Filter(_Comparing):
 
     def narrow(self, binding: grammar.AttributeBinding, op: Op, operand: Any) -> str | None:
         """The few resources an index knows to have this value; the document then decides."""
-        if op is not Op.eq or not isinstance(operand, str | int) or isinstance(operand, bool):
+        if op is not Op.eq or not isinstance(operand, str | int | float | datetime):
             return None
         if (relation := RELATIONS.get(binding.field_name)) is not None:
             if binding.sub_field_name != "value":
                 return None
             return f"r.id = ANY(ARRAY({relation[2].format(f'{self.bind(operand)}::text')}))"
         number = self.names.indexed.get(binding.urn)
-        key = str(operand) if binding.case_exact else fold(str(operand))
+        key = value_key(operand, exact=binding.case_exact)
         if number is None or len(key.encode()) > LONGEST_INDEXED:
             return None
         return (

@@ -20,6 +20,7 @@ from broker.directory.rows import PREFIX
 from broker.errors import Forbidden, MethodNotAllowed, NotFound, Problem
 
 from . import dialects, memberships, reading, schemas, storage
+from .declared import Models, models_of
 from .patch import check, drop_members, patch
 from .problems import status_of
 from .reading import in_unit
@@ -49,20 +50,25 @@ class Writer:
         assert self.scope.tenant_id is not None
         return self.scope.tenant_id
 
+    @property
+    def models(self) -> Models:
+        return models_of(self.scope)
+
     def create(self, wanted: Projection, body: Any) -> Done:
-        said = _plain(wanted.resource_type, "POST", body)
-        resource = schemas.read(wanted.resource_type, said, scim.Context.RESOURCE_CREATION_REQUEST)
+        models = self.models
+        said = _plain(models, wanted.resource_type, "POST", body)
+        resource = schemas.read(wanted.resource_type, said, scim.Context.RESOURCE_CREATION_REQUEST, models)
         if wanted.resource_type == MEMBER:
             id = memberships.create(self.tenant, resource)
             return Done(201, *memberships.present(self.tenant, self.base, wanted, id))
-        made = storage.create(wanted.resource_type, resource)
+        made = storage.create(wanted.resource_type, resource, models)
         return Done(201, *reading.new(in_unit, self.tenant, self.base, wanted, made))
 
     def replace(self, wanted: Projection, id: str, body: Any, conditions: Conditions) -> Done:
         """What an upstream owns and the client leaves out stays."""
-        resource_type = wanted.resource_type
-        said = _plain(resource_type, "PUT", body)
-        resource = schemas.read(resource_type, said, scim.Context.RESOURCE_REPLACEMENT_REQUEST)
+        resource_type, models = wanted.resource_type, self.models
+        said = _plain(models, resource_type, "PUT", body)
+        resource = schemas.read(resource_type, said, scim.Context.RESOURCE_REPLACEMENT_REQUEST, models)
         if resource_type == MEMBER:
             found = memberships.present(self.tenant, self.base, wanted, id)
             check(conditions, found[0].version, "PUT")
@@ -70,20 +76,20 @@ class Writer:
             return Done(200, *found)
         locked = storage.lock(self.tenant, resource_type, id)
         check(conditions, locked.version, "PUT")
-        storage.write_over(resource_type, id, locked, resource, complete=False, pin=self.pin)
+        storage.write_over(resource_type, id, locked, resource, complete=False, pin=self.pin, models=models)
         if resource_type == "Group" and not getattr(resource, "members", None):
             drop_members(self.tenant, id)
         return Done(200, *reading.one(in_unit, self.tenant, self.base, wanted, id))
 
     def modify(self, wanted: Projection, id: str, body: Any, conditions: Conditions) -> Done:
         """A group of very many members is not shown in answer."""
-        resource_type = wanted.resource_type
+        resource_type, models = wanted.resource_type, self.models
         if resource_type == MEMBER:
             raise MethodNotAllowed("A membership is made and removed, never changed")
         if not ids.is_id(id, PREFIX[resource_type]):
             raise NotFound
-        said = _plain(resource_type, "PATCH", body)
-        patch(self.scope, self.base, resource_type, id, said, conditions, pin=self.pin)
+        said = _plain(models, resource_type, "PATCH", body)
+        patch(self.scope, self.base, resource_type, id, said, conditions, pin=self.pin, models=models)
         if resource_type == "Group" and wanted.lists and reading.has_many_members(in_unit, self.tenant, id):
             return Done(204, reading.row(in_unit, self.tenant, self.base, resource_type, id, lists=False))
         return Done(200, *reading.one(in_unit, self.tenant, self.base, wanted, id))
@@ -117,5 +123,5 @@ def _is_one(id: str) -> bool:
     return all(ids.is_id(part) for part in id.split("."))
 
 
-def _plain(resource_type: str, method: str, body: Any) -> Any:
-    return dialects.normalise(resource_type, method, body, current_actor().mode)
+def _plain(models: Models, resource_type: str, method: str, body: Any) -> Any:
+    return dialects.normalise(resource_type, method, body, current_actor().mode, models)

@@ -19,27 +19,25 @@ from scim2_models import path as grammar
 from scim2_server.conditions import Conditions
 from scim2_server.handler import ScimHandler
 from scim2_server.service import ScimService
-from scim2_server.utils import parametrize
 
 from broker.attributes import CORE_GROUP
 from broker.context import Scope
 from broker.directory import Directory
 from broker.errors import BadRequest
 
+from .declared import OURS, Models, remembered
 from .filters import members_where
 from .problems import refusal
 from .reading import in_unit
 from .resources import etag
-from .schemas import MODELS, POLICY, PROVIDER
+from .schemas import POLICY
 from .storage import DirectoryStorage, check_membership, directory, lock, members_of, write_over
+from .strict import messages
 
-# A service that announces cursors wants a secret for them: ours are sealed in `scim.asking`, and this one seals none.
-SERVICE = ScimService(PROVIDER, secret=secrets.token_bytes(32))
 MESSAGE = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 MOST_OPERATIONS = 1_000
 LONGEST_PATH = 65_536
 
-_MESSAGES: Mapping[str, type[scim.PatchOp[Any]]] = {name: parametrize(scim.PatchOp, MODELS[name]) for name in MODELS}
 _MEMBERS = re.compile(
     rf"(?:{re.escape(CORE_GROUP)}:)?members(?:\[(?P<filter>.*)\])?(?:\.(?P<sub>[\w$]+))?", re.I | re.S
 )
@@ -50,6 +48,12 @@ WHERE m.tenant_id = %(tenant)s AND m.group_id = %(id)s AND m.via IS NULL AND NOT
     SELECT 1 FROM memberships o WHERE o.tenant_id = m.tenant_id AND o.group_id = m.group_id
       AND o.member_id = m.member_id AND o.via IS NOT NULL)
 """
+
+
+@remembered(1)
+def service(models: Models) -> ScimService:
+    # A service that announces cursors wants a secret for them: ours are sealed in `scim.asking`, and this seals none.
+    return ScimService(models.provider, secret=secrets.token_bytes(32))
 
 
 @dataclass(slots=True)
@@ -245,12 +249,20 @@ class _Patched(DirectoryStorage):
     ) -> scim.Resource[Any]:
         with self._call():
             name, id = str(resource_type.name), str(resource.id)
-            write_over(name, id, self.locked, resource, complete=True, pin=self.pin, members=False)
+            write_over(name, id, self.locked, resource, complete=True, pin=self.pin, members=False, models=self.models)
             return resource
 
 
 def patch(
-    scope: Scope, base: str, resource_type: str, id: str, body: Any, conditions: Conditions, *, pin: bool = False
+    scope: Scope,
+    base: str,
+    resource_type: str,
+    id: str,
+    body: Any,
+    conditions: Conditions,
+    *,
+    pin: bool = False,
+    models: Models = OURS,
 ) -> None:
     """Do a PATCH request in the open unit of work.
 
@@ -261,12 +273,12 @@ def patch(
     if request.others:
         message = {"schemas": [MESSAGE], "Operations": request.others}
         try:
-            operations = _MESSAGES[resource_type].model_validate(
+            operations = messages(models, resource_type).model_validate(
                 message, scim_ctx=scim.Context.RESOURCE_PATCH_REQUEST, scim_policy=POLICY
             )
-            with PROVIDER:
-                ScimHandler(SERVICE, _Patched(scope, base, pin=pin)).patch_resource(
-                    SERVICE.get_resource_type(resource_type), id, operations, conditions
+            with models.provider:
+                ScimHandler(service(models), _Patched(scope, base, pin=pin, models=models)).patch_resource(
+                    service(models).get_resource_type(resource_type), id, operations, conditions
                 )
         except (scim.SCIMException, ValidationError) as error:
             raise refusal(error) from None

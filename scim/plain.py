@@ -15,12 +15,14 @@ from urllib.parse import parse_qsl
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker import access, allowance, logs, running
+from broker.context import Scope
 from broker.db import hot
 from broker.errors import Problem
 from broker.policy import Action, authorize
 
 from . import reading
 from .asking import from_arguments, page_by_index
+from .declared import models_of
 from .dialects import STRICT
 from .filters import condition
 from .resources import Projection, etag, location
@@ -55,7 +57,7 @@ def answer(environ: Mapping[str, Any]) -> _Found | None:
     base = f"{running.config().base_url}/scim/v2/{slug}"
     try:
         if id is None:
-            found = _page(scope.tenant_id, base, name, environ.get("QUERY_STRING", ""))
+            found = _page(scope, base, name, environ.get("QUERY_STRING", ""))
         else:
             found = _one(scope.tenant_id, base, name, id)
     except (Problem, SQLAlchemyError, UnicodeError):
@@ -83,11 +85,13 @@ def _is_readable(asked: str) -> bool:
     return asked.isascii() and "cursor" not in asked
 
 
-def _page(tenant: str, base: str, resource_type: str, asked: str) -> _Found | None:
+def _page(scope: Scope, base: str, resource_type: str, asked: str) -> _Found | None:
     pairs = parse_qsl(asked, keep_blank_values=True, errors="strict")
+    assert scope.tenant_id is not None
+    models = models_of(scope)
     query = from_arguments(dict(reversed(pairs)))  # of a parameter said twice, the first
-    if query.filter is not None and condition(resource_type, query.filter).reads_document:
+    if query.filter is not None and condition(resource_type, query.filter, models).reads_document:
         return None  # it may take too long, and then it is not to be done twice
-    if query.sort_by is not None and order(resource_type, query.sort_by, query.descending).reads_document:
+    if query.sort_by is not None and order(resource_type, query.sort_by, query.descending, models).reads_document:
         return None
-    return [], page_by_index(hot, tenant, base, resource_type, query)
+    return [], page_by_index(hot, scope.tenant_id, base, resource_type, query, models)

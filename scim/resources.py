@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,7 +16,8 @@ import scim2_models as scim
 
 from broker.errors import BadRequest
 
-from .schemas import ENDPOINTS, MODELS
+from .declared import OURS, Models, remembered
+from .schemas import ENDPOINTS
 
 SPLICED: Mapping[str, str] = {"User": "groups", "Group": "members"}
 """The attribute of a type that is rows, and not in the document."""
@@ -75,6 +75,7 @@ class Projection:
     resource_type: str
     included: Tree | None = None
     excluded: Tree = field(default_factory=dict)
+    models: Models = OURS
 
     @property
     def whole(self) -> bool:
@@ -93,7 +94,7 @@ class Projection:
         """The paths it asks for that are returned only on request, and only to who names them exactly."""
         if self.included is None:
             return frozenset()
-        _, _, hidden = _shape(self.resource_type)
+        _, _, hidden = _shape(self.models, self.resource_type)
         return frozenset(path for path in hidden if _named(self.included, path))
 
     @property
@@ -107,7 +108,7 @@ class Projection:
 
     def apply(self, resource: dict[str, Any]) -> dict[str, Any]:
         """The attributes of a parsed resource that are wanted, `schemas` and `id` always."""
-        extensions, _, _ = _shape(self.resource_type)
+        extensions, _, _ = _shape(self.models, self.resource_type)
         keep, wishes = (_excluded, self.excluded) if self.included is None else (_included, self.included)
         kept = {
             name: value
@@ -164,23 +165,23 @@ def _each(value: Any, keep: Any) -> Any:
     return {name: kept for name, inner in value.items() if (kept := keep(name.lower(), inner)) is not None} or None
 
 
-def projection(resource_type: str, attributes: str | None, excluded: str | None) -> Projection:
+def projection(resource_type: str, attributes: str | None, excluded: str | None, models: Models = OURS) -> Projection:
     """The wishes of a request's query. Raises BadRequest with the scimType invalidValue when both are given."""
     if attributes and excluded:
         raise BadRequest("attributes and excludedAttributes exclude each other", scim_type="invalidValue")
-    return _projection(resource_type, attributes or None, excluded or None)
+    return _projection(models, resource_type, attributes or None, excluded or None)
 
 
-@lru_cache(maxsize=512)
-def _projection(resource_type: str, attributes: str | None, excluded: str | None) -> Projection:
+@remembered(512)
+def _projection(models: Models, resource_type: str, attributes: str | None, excluded: str | None) -> Projection:
     if attributes is None:
-        return Projection(resource_type, None, _tree(resource_type, (excluded or "").split(",")))
-    return Projection(resource_type, _tree(resource_type, attributes.split(",")))
+        return Projection(resource_type, None, _tree(models, resource_type, (excluded or "").split(",")), models)
+    return Projection(resource_type, _tree(models, resource_type, attributes.split(",")), models=models)
 
 
-def _tree(resource_type: str, names: Iterable[str]) -> Tree:
+def _tree(models: Models, resource_type: str, names: Iterable[str]) -> Tree:
     """Attribute names in the notation of RFC 7644 §3.10 as a tree."""
-    extensions, core, _ = _shape(resource_type)
+    extensions, core, _ = _shape(models, resource_type)
     tree: Tree = {}
     for name in filter(None, (name.strip().lower() for name in names)):
         urn = next((urn for urn in extensions if name == urn or name.startswith(f"{urn}:")), None)
@@ -200,10 +201,10 @@ def _tree(resource_type: str, names: Iterable[str]) -> Tree:
     return tree
 
 
-@lru_cache
-def _shape(resource_type: str) -> tuple[frozenset[str], str, frozenset[tuple[str, ...]]]:
+@remembered(8)
+def _shape(models: Models, resource_type: str) -> tuple[frozenset[str], str, frozenset[tuple[str, ...]]]:
     """Lower-cased: the URNs of the extensions, the core URN, and the paths returned only on request."""
-    model: Any = MODELS[resource_type]
+    model: Any = models[resource_type]
     extensions = model.get_extension_models()
     hidden: set[tuple[str, ...]] = {MEMBER_NAMES} if resource_type == "Group" else set()
     for urn, owner in ((None, model), *extensions.items()):

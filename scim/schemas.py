@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import scim2_models as scim
-from pydantic import Field, GetCoreSchemaHandler, ValidationError
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import core_schema
 
 from broker.attributes import AD_GROUP, AD_USER, AGENT, CATALOGUE, SCAIKEY_GROUP, UNIT, Attribute, ResourceType
@@ -99,14 +99,14 @@ class Group(scim.Group):
     """The members of the Group, people and nested groups."""
 
 
-def _simple(name: str, type_: str, **characteristics: Any) -> scim.Attribute:
+def simple(name: str, type_: str, **characteristics: Any) -> scim.Attribute:
     given = {"multiValued": False, "caseExact": False, **characteristics}
     return scim.Attribute.model_validate({"name": name, "type": type_, **given})
 
 
 def _described(line: Attribute, name: str) -> scim.Attribute:
     """One line of the catalogue as a SCIM attribute definition."""
-    return _simple(
+    return simple(
         name,
         _TYPE_OF_FORM.get(line.form, "string"),
         multiValued=line.many,
@@ -133,18 +133,30 @@ def _model(base: Any, schema: scim.Schema) -> Any:
     return model
 
 
+class _Custom(scim.Extension):
+    """An extension whose attributes may be called anything."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+def extension(schema: scim.Schema) -> type[scim.Extension]:
+    """The model of an extension that is not ours."""
+    model: type[scim.Extension] = _model(_Custom, schema)
+    return model
+
+
 def _overflow() -> scim.Attribute:
-    return _simple(
+    return simple(
         "attributes",
         "complex",
         multiValued=True,
         returned="request",
         description="Every attribute of the directory that no other attribute carries.",
         subAttributes=[
-            _simple("name", "string", description="The attribute's name in the directory."),
-            _simple("syntax", "string", description="The OID of its syntax."),
-            _simple("values", "string", multiValued=True, caseExact=True, description="Its values that are text."),
-            _simple("binaryValues", "binary", multiValued=True, caseExact=True, description="Its other values."),
+            simple("name", "string", description="The attribute's name in the directory."),
+            simple("syntax", "string", description="The OID of its syntax."),
+            simple("values", "string", multiValued=True, caseExact=True, description="Its values that are text."),
+            simple("binaryValues", "binary", multiValued=True, caseExact=True, description="Its other values."),
         ],
     )
 
@@ -167,13 +179,13 @@ def _extension(
 
 
 def _unit() -> type[scim.Resource[Any]]:
-    parent = _simple(
+    parent = simple(
         "parent",
         "complex",
         description="The unit this one is in.",
         subAttributes=[
-            _simple("value", "string", caseExact=True, description="The id of the parent unit."),
-            _simple(
+            simple("value", "string", caseExact=True, description="The id of the parent unit."),
+            simple(
                 "$ref",
                 "reference",
                 caseExact=True,
@@ -182,7 +194,7 @@ def _unit() -> type[scim.Resource[Any]]:
             ),
         ],
     )
-    name = _simple("displayName", "string", required=True, description="The unit's name.")
+    name = simple("displayName", "string", required=True, description="The unit's name.")
     common = ("displayName", "externalId", "parent.value")
     lines = [
         _described(line, line.path)
@@ -199,16 +211,16 @@ def _unit() -> type[scim.Resource[Any]]:
 def _agent() -> type[scim.Resource[Any]]:
     """After draft-wzdk-scim-agent-resource; `name` is what draft-abbey-scim-agent-extension calls an agent by."""
     owner = [
-        _simple("value", "string", caseExact=True, description="The id of the owner."),
-        _simple("$ref", "reference", caseExact=True, referenceTypes=["User"], description="The URI of the owner."),
+        simple("value", "string", caseExact=True, description="The id of the owner."),
+        simple("$ref", "reference", caseExact=True, referenceTypes=["User"], description="The URI of the owner."),
     ]
     attributes = [
-        _simple("agentUserName", "string", required=True, uniqueness="server", description="The agent's unique name."),
-        _simple("name", "string", description="Another name of the agent; an agent without agentUserName gets this."),
-        _simple("displayName", "string", description="The agent's name for people."),
-        _simple("active", "boolean", description="Whether the agent may act."),
-        _simple("description", "string", description="What the agent is for."),
-        _simple("owners", "complex", multiValued=True, description="People who answer for it.", subAttributes=owner),
+        simple("agentUserName", "string", required=True, uniqueness="server", description="The agent's unique name."),
+        simple("name", "string", description="Another name of the agent; an agent without agentUserName gets this."),
+        simple("displayName", "string", description="The agent's name for people."),
+        simple("active", "boolean", description="Whether the agent may act."),
+        simple("description", "string", description="What the agent is for."),
+        simple("owners", "complex", multiValued=True, description="People who answer for it.", subAttributes=owner),
     ]
     schema = scim.Schema(id=AGENT, name="Agent", description="Software that acts on its own.", attributes=attributes)
     resource: type[scim.Resource[Any]] = _model(scim.Resource, schema)
@@ -220,19 +232,19 @@ def _membership() -> type[scim.Resource[Any]]:
 
     def side(name: str, description: str, kinds: list[str], *more: scim.Attribute) -> scim.Attribute:
         fixed: dict[str, Any] = {"mutability": "immutable", "caseExact": True}
-        value = _simple("value", "string", required=True, description="Its id.", **fixed)
-        reference = _simple("$ref", "reference", referenceTypes=kinds, description="Its URI.", **fixed)
-        display = _simple("display", "string", mutability="readOnly", description="Its name.")
+        value = simple("value", "string", required=True, description="Its id.", **fixed)
+        reference = simple("$ref", "reference", referenceTypes=kinds, description="Its URI.", **fixed)
+        display = simple("display", "string", mutability="readOnly", description="Its name.")
         given: dict[str, Any] = {"required": True, "mutability": "immutable", "description": description}
-        return _simple(name, "complex", subAttributes=[value, reference, *more, display], **given)
+        return simple(name, "complex", subAttributes=[value, reference, *more, display], **given)
 
-    kind = _simple(
+    kind = simple(
         "type", "string", mutability="readOnly", canonicalValues=["User", "Group"], description="Its resource type."
     )
     # Said, because a client takes it for one it may write on every resource.
-    external = _simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
+    external = simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
     # Said, because a generic client takes it for one that it may write on every resource.
-    external = _simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
+    external = simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
     group = side("group", "The group.", ["Group"])
     member = side("member", "The person or group that is directly in it.", ["User", "Group"], kind)
     schema = scim.Schema(
@@ -304,34 +316,52 @@ CONFIG = scim.ServiceProviderConfig(
     ],
 )
 
-PROVIDER = scim.ScimProvider(
-    models=[
-        User,
-        EnterpriseUser,
-        ActiveDirectoryUser,
-        Group,
-        ActiveDirectoryGroup,
-        TokenGroup,
-        OrganizationalUnit,
-        Agent,
-        Membership,
-    ],
-    resource_types=[
-        scim.ResourceType.from_resource(model)
-        # The name of a group in tokens is nobody's to write and shown only on request: not part of the announced type.
-        for model in (MODELS["User"], _extended(Group, ActiveDirectoryGroup), OrganizationalUnit, Agent, Membership)
-    ],
-    config=CONFIG,
-    policy=POLICY,
-)
+
+def extended(resource_type: str, extension: type[scim.Extension]) -> type[scim.Resource[Any]]:
+    """Our model of the type with one extension more."""
+    if resource_type == "User":
+        return _extended(User, EnterpriseUser | ActiveDirectoryUser | extension)
+    return _extended(Group, ActiveDirectoryGroup | TokenGroup | extension)
 
 
-def read(resource_type: str, data: Any, context: scim.Context) -> scim.Resource[Any]:
+def provider(more: Mapping[str, type[scim.Extension]]) -> scim.ScimProvider:
+    """What scim2-server works with; `more`: an extension of a resource type beside ours."""
+    # The name of a group in tokens is nobody's to write and shown only on request: not part of the announced type.
+    group = ActiveDirectoryGroup | more["Group"] if "Group" in more else ActiveDirectoryGroup
+    user = extended("User", more["User"]) if "User" in more else MODELS["User"]
+    return scim.ScimProvider(
+        models=[
+            User,
+            EnterpriseUser,
+            ActiveDirectoryUser,
+            Group,
+            ActiveDirectoryGroup,
+            TokenGroup,
+            OrganizationalUnit,
+            Agent,
+            Membership,
+            *more.values(),
+        ],
+        resource_types=[
+            scim.ResourceType.from_resource(model)
+            for model in (user, _extended(Group, group), OrganizationalUnit, Agent, Membership)
+        ],
+        config=CONFIG,
+        policy=POLICY,
+    )
+
+
+PROVIDER = provider({})
+
+
+def read(
+    resource_type: str, data: Any, context: scim.Context, models: Mapping[str, type[scim.Resource[Any]]] = MODELS
+) -> scim.Resource[Any]:
     """A client's JSON as a model, checked as the operation `context` stands for. Raises BadRequest."""
     if resource_type == "Agent":
         data = _called(data)
     try:
-        return MODELS[resource_type].model_validate(data, scim_ctx=context, scim_policy=POLICY)
+        return models[resource_type].model_validate(data, scim_ctx=context, scim_policy=POLICY)
     except ValidationError as error:
         raise refusal(error) from None
 

@@ -8,7 +8,6 @@ scim2-models and `Directory`. What is not served is not announced, and answers 5
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import orjson
 import scim2_models as scim
@@ -24,11 +23,12 @@ from broker.policy import Action, authorize
 
 from . import announcing, bulk, reading, strict
 from .asking import Query, Walk, from_arguments, from_message, page_by_index
+from .declared import OURS, Models, models_of, remembered
 from .dialects import STRICT
 from .filters import conditions
 from .memberships import Memberships
 from .operations import MEMBER, Done, Writer, refused
-from .patch import SERVICE, check
+from .patch import check, service
 from .problems import body_of, refusal, status_of
 from .resources import Projection, Row, cursor_listing, etag, listing, location, projection
 from .schemas import ENDPOINTS, MAX_BULK_BYTES, MAX_BYTES, MEDIA_TYPE, RESOURCE_TYPES, TYPE_AT
@@ -233,14 +233,15 @@ door.route(
 
 def _list(resource_types: Sequence[str], query: Query) -> Response:
     """The page that a query asks for: of one type by index, which is most of them, or of a walk."""
-    tenant, base = _tenant(), _base()
+    tenant, base, models = _tenant(), _base(), models_of(scope())
     if query.filter is not None and _is_strict():
         strict.check_filter(query.filter)
     if query.cursor is None and len(resource_types) == 1:
-        return Response(page_by_index(hot, tenant, base, resource_types[0], query), content_type=MEDIA_TYPE)
-    wanted = [projection(name, query.attributes, query.excluded) for name in resource_types]
-    filters = conditions(resource_types, query.filter) if query.filter is not None else [None] * len(wanted)
-    keys = sort_keys(resource_types, query.sort_by) if query.sort_by else [(None, False)] * len(wanted)
+        page = page_by_index(hot, tenant, base, resource_types[0], query, models)
+        return Response(page, content_type=MEDIA_TYPE)
+    wanted = [projection(name, query.attributes, query.excluded, models) for name in resource_types]
+    filters = conditions(resource_types, query.filter, models) if query.filter is not None else [None] * len(wanted)
+    keys = sort_keys(resource_types, query.sort_by, models) if query.sort_by else [(None, False)] * len(wanted)
     branches = [Branch(one, where, *key) for one, where, key in zip(wanted, filters, keys, strict=True)]
     found = Listing(hot, tenant, base, branches, query.descending)
     if query.cursor is None:
@@ -273,7 +274,8 @@ def _discovery(what: str, name: str | None = None) -> Response:
     if "filter" in request.args:
         raise Forbidden("Discovery endpoints are not filtered")
     unique = what == "Schemas" and _group_names_are_unique()
-    return Response(_discovered(_base(), what, name, _is_strict(), unique), content_type=MEDIA_TYPE)
+    body = _discovered(models_of(scope()), _base(), what, name, _is_strict(), unique)
+    return Response(body, content_type=MEDIA_TYPE)
 
 
 def _group_names_are_unique() -> bool:
@@ -281,21 +283,23 @@ def _group_names_are_unique() -> bool:
         return bool(settings.of(scope(), "scim_unique_group_names"))
 
 
-@lru_cache(maxsize=1_024)
-def _discovered(base: str, what: str, name: str | None, is_strict: bool, unique_group_names: bool) -> bytes:
+@remembered(1_024)
+def _discovered(
+    models: Models, base: str, what: str, name: str | None, is_strict: bool, unique_group_names: bool
+) -> bytes:
     place = f"{base}/{what}"
     try:
         match what, name:
             case "ServiceProviderConfig", _:
-                found = SERVICE.service_provider_config(place, {})
+                found = service(models).service_provider_config(place, {})
             case "ResourceTypes", None:
-                found = SERVICE.resource_types(place, {})
+                found = service(models).resource_types(place, {})
             case "ResourceTypes", str(known):
-                found = SERVICE.resource_type(f"{place}/{known}", known, {})
+                found = service(models).resource_type(f"{place}/{known}", known, {})
             case _, None:
-                found = SERVICE.schemas(place, {})
+                found = service(models).schemas(place, {})
             case _, str(known):
-                found = SERVICE.schema(f"{place}/{known}", known, {})
+                found = service(models).schema(f"{place}/{known}", known, {})
     except scim.SCIMException as error:
         raise refusal(error) from None
     body = found.body or {}
@@ -342,7 +346,8 @@ def _wishes(endpoint: str) -> Projection:
 
 
 def _wishes_of(resource_type: str) -> Projection:
-    return projection(resource_type, request.args.get("attributes"), request.args.get("excludedAttributes"))
+    attributes, excluded = request.args.get("attributes"), request.args.get("excludedAttributes")
+    return projection(resource_type, attributes, excluded, models_of(scope()) if attributes or excluded else OURS)
 
 
 def _conditions() -> Conditions | None:

@@ -33,12 +33,13 @@ from broker.errors import (
 from broker.policy import Action, credential_allows
 
 from . import reading
+from .declared import OURS, Models
 from .dialects import TOLERANT
 from .filters import conditions
 from .problems import spoken
 from .reading import in_unit
 from .resources import Projection, etag, merged, projection, rendered
-from .schemas import MAX_RESULTS, MODELS, POLICY, check_octets, written
+from .schemas import MAX_RESULTS, POLICY, check_octets, written
 from .sorting import order, sort_keys
 from .walking import Branch, Listing, Place
 
@@ -143,10 +144,10 @@ def holds_role(tenant: str, id: str) -> bool:
     return bool(in_unit(_HOLDS_ROLE, {"tenant": tenant, "id": id})[0][0])
 
 
-def create(resource_type: str, resource: scim.Resource[Any]) -> Made:
+def create(resource_type: str, resource: scim.Resource[Any], models: Models = OURS) -> Made:
     """Write a new resource; returns its row. Raises what `Directory.create` and `passwords.set_password` raise, and
     ValidationFailed for a password from anybody but a SCIM token."""
-    document, password = _to_write(resource_type, resource), _password(resource)
+    document, password = _to_write(models, resource_type, resource), _password(resource)
     if document.get("userType") == SERVICE_ACCOUNT:
         raise ValidationFailed("userType: service accounts are not made by SCIM", scim_type="invalidValue")
     if resource_type == "Group":
@@ -166,13 +167,14 @@ def write_over(
     complete: bool,
     pin: bool = False,
     members: bool = True,
+    models: Models = OURS,
 ) -> None:
     """Write a resource over a locked row. `complete`: what is absent was removed on purpose. `members`: they are said.
 
     Raises what `Directory.replace` and `passwords.set_password` raise, Forbidden where the credential may not go, and
     ValidationFailed for a password from anybody but a SCIM token.
     """
-    document, password = _to_write(resource_type, resource), _password(resource)
+    document, password = _to_write(models, resource_type, resource), _password(resource)
     if is_token():
         if SERVICE_ACCOUNT in (locked.user_type, document.get("userType")):
             raise Forbidden("Service accounts are not changed by SCIM")
@@ -185,6 +187,7 @@ def write_over(
         raise ValidationFailed("userType: a service account stays one", scim_type="invalidValue")
     if resource_type == "Group":
         _check_group_name(document, locked.name_key)
+    models.keep_immutable(resource_type, locked.local, document, complete=complete)
     if not complete:
         for urn, values in _extras(resource_type, locked.local).items():
             document[urn] = (
@@ -222,9 +225,10 @@ def _password(resource: scim.Resource[Any]) -> str | None:
     return password if password is not None and current_actor().allow_password else None
 
 
-def _to_write(resource_type: str, resource: scim.Resource[Any]) -> dict[str, Any]:
+def _to_write(models: Models, resource_type: str, resource: scim.Resource[Any]) -> dict[str, Any]:
     document = written(resource)
     check_octets(resource_type, document)
+    models.check(resource_type, document)
     return document
 
 
@@ -252,12 +256,13 @@ class DirectoryStorage(ScimStorage):
 
     supports_cursors = True
 
-    def __init__(self, scope: Scope, base: str, *, pin: bool = False) -> None:
+    def __init__(self, scope: Scope, base: str, *, pin: bool = False, models: Models = OURS) -> None:
         assert scope.tenant_id is not None
         self.scope = scope
         self.tenant = scope.tenant_id
         self.base = base
         self.pin = pin
+        self.models = models
 
     @contextmanager
     def operation(self) -> Iterator[None]:
@@ -282,7 +287,7 @@ class DirectoryStorage(ScimStorage):
     ) -> scim.Resource[Any]:
         with self._call():
             name = str(resource_type.name)
-            return self.model(name, resource_id, lists=_wanted(name, response_parameters).lists)
+            return self.model(name, resource_id, lists=self._wanted(name, response_parameters).lists)
 
     def model(
         self, name: str, id: str, *, lists: bool = True, local: Mapping[str, Any] | None = None
@@ -295,7 +300,7 @@ class DirectoryStorage(ScimStorage):
 
     def _model(self, name: str, document: dict[str, Any]) -> scim.Resource[Any]:
         document.get("meta", {}).pop("location", None)
-        return MODELS[name].model_validate(document, scim_policy=POLICY)
+        return self.models[name].model_validate(document, scim_policy=POLICY)
 
     def search(
         self,
@@ -306,9 +311,9 @@ class DirectoryStorage(ScimStorage):
     ) -> SearchPage:
         with self._call():
             types = [str(each.name) for each in resource_types]
-            asked, wanted = search_request, [_wanted(name, search_request) for name in types]
+            asked, wanted = search_request, [self._wanted(name, search_request) for name in types]
             descending = asked.sort_order == "descending"
-            filters = conditions(types, str(asked.filter)) if asked.filter else [None] * len(types)
+            filters = conditions(types, str(asked.filter), self.models) if asked.filter else [None] * len(types)
             if asked.cursor is None and len(types) == 1:
                 found = reading.page(
                     in_unit,
@@ -316,12 +321,12 @@ class DirectoryStorage(ScimStorage):
                     self.base,
                     wanted[0],
                     condition=filters[0],
-                    order=order(types[0], str(asked.sort_by), descending) if asked.sort_by else None,
+                    order=order(types[0], str(asked.sort_by), descending, self.models) if asked.sort_by else None,
                     start=asked.start_index or 1,
                     count=asked.count,
                 )
                 return SearchPage(found.total, self._models(found.resources))
-            keys = sort_keys(types, str(asked.sort_by)) if asked.sort_by else [(None, False)] * len(types)
+            keys = sort_keys(types, str(asked.sort_by), self.models) if asked.sort_by else [(None, False)] * len(types)
             branches = [Branch(one, where, *key) for one, where, key in zip(wanted, filters, keys, strict=True)]
             listing = Listing(in_unit, self.tenant, self.base, branches, descending)
             if asked.cursor is None:
@@ -342,7 +347,7 @@ class DirectoryStorage(ScimStorage):
     def create(self, resource_type: scim.ResourceType, resource: scim.Resource[Any]) -> scim.Resource[Any]:
         with self._call():
             name = str(resource_type.name)
-            return self.model(name, create(name, resource).id)
+            return self.model(name, create(name, resource, self.models).id)
 
     def update(
         self,
@@ -354,7 +359,7 @@ class DirectoryStorage(ScimStorage):
         with self._call():
             name, id = str(resource_type.name), str(resource.id)
             locked = self._lock(name, id, expected_version)
-            write_over(name, id, locked, resource, complete=True, pin=self.pin)
+            write_over(name, id, locked, resource, complete=True, pin=self.pin, models=self.models)
             return self.model(name, id)
 
     def delete(
@@ -372,10 +377,11 @@ class DirectoryStorage(ScimStorage):
             raise PreconditionFailed
         return locked
 
-
-def _wanted(name: str, parameters: scim.ResponseParameters[Any] | None) -> Projection:
-    if parameters is None:
-        return Projection(name)
-    return projection(
-        name, ",".join(parameters.attributes or ()) or None, ",".join(parameters.excluded_attributes or ()) or None
-    )
+    def _wanted(self, name: str, parameters: scim.ResponseParameters[Any] | None) -> Projection:
+        if parameters is None:
+            return Projection(name)
+        included, excluded = (
+            ",".join(parameters.attributes or ()) or None,
+            ",".join(parameters.excluded_attributes or ()) or None,
+        )
+        return projection(name, included, excluded, self.models)

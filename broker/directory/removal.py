@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from ..db import db
 from ..endings import DISABLED, end_all_of
 from ..events import Changes, record
-from . import layers, members, owners, references, rows
+from . import declared, layers, members, owners, references, rows
 from .mapping import SIGN_IN_KINDS
 from .news import Tally, tell_members
 from .outcome import EXPLICIT, Loss, Outcome, decode_leaving
@@ -221,6 +221,7 @@ def remove_rows(
         row.manager_id = row.parent_id = None
         row.version += 1
         changes.add(f"{row.noun}.removed", row.type, row.id)
+    declared.let_go(gone)
     rows.update(tenant, gone)
     db.session().execute(_LET_GO, {"tenant": tenant, "ids": ids})
     _end_privileges(tenant, ids, changes)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ..db import db
 from ..errors import Conflict, LimitExceeded
-from . import names
+from . import declared, names
 from .rows import NAMED_BY, Row
 
 _NAME_HELD = """
@@ -75,12 +75,14 @@ def check_room(tenant: str) -> None:
 
 @contextmanager
 def one_name_each(attribute: str = "userName") -> Iterator[None]:
-    """Two who take the same name in the same moment: the later one meets the index."""
+    """Two who take the same name, or value, in the same moment: the later one meets the index."""
     try:
         yield
     except IntegrityError as error:
         if names.is_clash(error):
             raise _taken(attribute) from None
+        if declared.is_clash(error):
+            raise Conflict("A value that is one resource's alone belongs to another", scim_type="uniqueness") from None
         raise
 
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from .. import ids
 from ..attributes import fold
 from ..db import arrays, db
-from . import documents, mapping
+from . import declared, documents, mapping
 from .mapping import MANAGER, PARENT, Values
 
 PREFIX = {"User": "usr", "Group": "grp", "OrganizationalUnit": "ou", "Agent": "agt"}
@@ -239,7 +239,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return columns
 
 
-def _write_index(tenant: str, rows: Iterable[Row]) -> None:
+def _write_index(tenant: str, rows: Sequence[Row]) -> None:
     attributes, values, resources, kinds = [], [], [], []
     for row in rows:
         if row.removed_at is not None:
@@ -249,6 +249,11 @@ def _write_index(tenant: str, rows: Iterable[Row]) -> None:
             values.append(key)
             resources.append(row.id)
             kinds.append(kind)
+    for number, key, id in declared.index_rows(tenant, (row for row in rows if row.removed_at is None)):
+        attributes.append(number)
+        values.append(key)
+        resources.append(id)
+        kinds.append("")
     if attributes:
         db.session().execute(
             _INDEX,

@@ -23,7 +23,7 @@ from ..endings import DISABLED, end_all_of
 from ..errors import NotFound, OwnedByUpstream, PreconditionFailed, ValidationFailed
 from ..events import Changes, record
 from ..models import IdentityProvider
-from . import layers, links, mapping, members, names, owners, references, removal, restoring, room, rows
+from . import declared, layers, links, mapping, members, names, owners, references, removal, restoring, room, rows
 from .admission import Admission, Arrival
 from .apply import PageOfChanges
 from .documents import MANAGER, PARENT, Values, apart, differing, flattened, holds_nul, put, stored_extras
@@ -94,6 +94,7 @@ class Directory:
         self._settle(row, ())
         with directory_writes():
             room.check_arrival(self.tenant, row)
+            declared.check_unique(self.tenant, row)
             names.name_tokens(self.tenant, [row])
             with room.one_name_each(rows.name_attribute(row.type)):
                 rows.insert(self.tenant, [row])
@@ -145,6 +146,7 @@ class Directory:
             hidden = stored_extras(resource_type, row.local)
             if row.document != before or hidden != extras:
                 row.version += 1
+                declared.check_unique(self.tenant, row)
                 with room.one_name_each(rows.name_attribute(row.type)):
                     rows.update(self.tenant, [row])
                 changed = differing(old, row.read())

@@ -15,6 +15,7 @@ from .applications import (
 from .archives import ArchiveRefusal, ArchiveRun
 from .base import Base, DirectoryOwned, TenantOwned
 from .credentials import PersonalAccessToken, RoleAssignment, ScimToken
+from .declarations import CustomAttribute
 from .events import Delivery, Event
 from .oauth import (
     AuthorizationCode,
@@ -44,6 +45,7 @@ __all__ = [
     "Base",
     "ClientSecret",
     "Consent",
+    "CustomAttribute",
     "Delivery",
     "DirectoryOwned",
     "Domain",

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .base import Base, Big, Bytes, DirectoryOwned, Key, Moment, Stamped, belongs_to_tenant, same_tenant
+from .declarations import UNIQUE_FROM
 
 LIVE = text("removed_at IS NULL")
 
@@ -147,6 +148,14 @@ class ResourceValue(DirectoryOwned, Base):
     __table_args__ = (
         same_tenant("resource_id", "resources.id"),
         Index("ix_resource_values_resource", "tenant_id", "resource_id"),
+        Index(
+            "uq_resource_values_declared",
+            "tenant_id",
+            "attribute",
+            "value_key",
+            unique=True,
+            postgresql_where=text(f"attribute >= {UNIQUE_FROM}"),
+        ),
     )
 
     attribute: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

@@ -12,7 +12,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, PrimaryKeyConstraint,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .base import Base, Bytes, Key, Moment, Stamped, TenantOwned, belongs_to_tenant
+from .base import Base, Big, Bytes, Key, Moment, Stamped, TenantOwned, belongs_to_tenant
 
 
 class Partner(Stamped, Base):
@@ -41,6 +41,8 @@ class Tenant(Stamped, Base):
     slug: Mapped[Key] = mapped_column(unique=True)
     kind: Mapped[str] = mapped_column(server_default="customer")
     status: Mapped[str] = mapped_column(server_default="active")
+    declarations: Mapped[Big] = mapped_column(server_default=text("0"))
+    """How often the tenant's custom attributes have changed; whoever keeps them in memory sees that they are new."""
     branding: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 

@@ -189,13 +189,14 @@ def test_functions_with_their_owners_rights_are_closed(owner: psycopg.Connection
     assert found.keys() == {
         *(f"scaikey_find_{noun}" for noun in ("token", "tenant", "client", "audience", "code")),
         *(f"scaikey_find_{noun}" for noun in ("refresh", "session", "domain", "elsewhere")),
+        "scaikey_note_declarations",
         "scaikey_refresh_statistics",
     }
     for name, (function_owner, config, definer, grantees, public) in found.items():
-        finder = name.startswith("scaikey_find_")
+        of_platform = name.startswith("scaikey_find_") or name == "scaikey_note_declarations"
         assert definer and not public, name
         assert config == ["search_path=pg_catalog, public, pg_temp"], name
-        assert function_owner == ("scaikey_platform" if finder else "scaikey_owner")
+        assert function_owner == ("scaikey_platform" if of_platform else "scaikey_owner")
         assert set(grantees) == {"scaikey_app"}, name
 
 

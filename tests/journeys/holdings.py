@@ -20,7 +20,7 @@ from flask import Flask
 from broker import credentials, events, ids, settings
 from broker.context import Scope, acting, system
 from broker.db import db, directory_writes, platform_scope, unit
-from broker.directory import Directory
+from broker.directory import Directory, declarations
 from broker.models import (
     Application,
     ArchiveRefusal,
@@ -254,6 +254,7 @@ def furnish(holding: Holding) -> dict[str, str]:
         scim_token, _ = credentials.mint_scim_token({"name": f"{mark} scim"})
         pat, _ = credentials.mint_pat(user, name=f"{mark} pat")
         domain = domains.create(f"{mark}.example")
+        declared = declarations.declare({"name": "ownMark", "description": mark})
         robot = directory.create("User", {"userName": f"sa:{mark}", "userType": "ServiceAccount"}).id
         service_accounts.create(robot, {"name": f"{mark}-robot", "scopes": [f"{mark}:read"], "audiences": [mark]})
         credentials.mint_client_secret(service_account_id=robot)
@@ -302,6 +303,7 @@ def furnish(holding: Holding) -> dict[str, str]:
             "scim token": scim_token.id,
             "pat": pat.id,
             "domain": domain.id,
+            "custom attribute": declared.id,
             "service account": robot,
             "role assignment": role.id,
         }

@@ -37,6 +37,7 @@ _ANY = re.compile(r"<any\([^)]*\):endpoint>")
 _KIND = {
     "application_id": "application",
     "archive_run_id": "archive run",
+    "attribute_id": "custom attribute",
     "domain_id": "domain",
     "provider_id": "provider",
     "run_id": "run",
@@ -92,6 +93,8 @@ BODIES: dict[tuple[str, str], Body] = {
     ("POST", "/applications/<application_id>/secrets"): Body(lambda o: {"overlap": 60}),
     ("POST", "/archive"): Body(lambda o: EMPTY_ARCHIVE),
     ("POST", "/auth/introspect"): Body(lambda o: {"token": o.get("token", "skt_nobody")}),
+    ("POST", "/custom-attributes"): Body(lambda o: {"name": "newAttribute"}),
+    ("PATCH", "/custom-attributes/<attribute_id>"): Body(lambda o: {"description": "Changed"}),
     ("POST", "/domains"): Body(lambda o: {"name": "new.example"}),
     ("PATCH", "/domains/<domain_id>"): Body(lambda o: {"verified": True}),
     ("POST", "/domains/<domain_id>/verify"): NONE,

@@ -49,6 +49,7 @@ _PREFIX = {
     "pat": "pat",
     "session": "ses",
     "domain": "dom",
+    "custom attribute": "att",
     "service account": "usr",
     "tenant": "tnt",
     "partner": "prt",
