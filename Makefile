@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARTIES := .parties
 
-.PHONY: help demo test check bench soak lock parties $(VENV)
+.PHONY: help demo test long check bench soak lock parties $(VENV)
 
 help: ## this list
 	@grep -hE '^[a-z.$$()A-Z]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/^\$$(VENV)/.venv/' -e 's/:.*## /	/' | while IFS='	' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -26,6 +26,9 @@ demo: $(READY) ## start everything and play the main job; Ctrl-C stops it (AD=li
 
 test: $(READY) ## the everyday suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+long: $(READY) ## what takes minutes: live directories, browsers, kills, faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
 
 check: $(READY) ## ruff, mypy, import floors
 	$(BIN)/ruff check .

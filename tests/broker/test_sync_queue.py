@@ -271,6 +271,7 @@ def _work_in(app: Flask) -> None:
         work.work(lambda: False)
 
 
+@pytest.mark.long
 def test_two_hundred_schedules_due_at_once_are_no_storm(
     housed: Flask, world: World, directories: dict[str, Directory]
 ) -> None:

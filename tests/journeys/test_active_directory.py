@@ -25,6 +25,8 @@ from tests.journeys.following import Following, read_canonically
 from tests.receivers import Remote, scim2_server
 from tests.upstreams.samba import ActiveDirectory, Service, active_directory
 
+pytestmark = pytest.mark.long
+
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 BUT_PLAIN_PEOPLE = "(!(sAMAccountName=plain*))"
 

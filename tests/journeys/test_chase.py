@@ -14,6 +14,8 @@ from tests.chase import Chase
 from tests.installation import Installation
 from tests.upstreams.slapd import openldap
 
+pytestmark = pytest.mark.long
+
 VICTIMS = ("valkey, emptied", "clock", "postgres, immediate restart", "pull lane and work-horse")
 
 

@@ -22,6 +22,8 @@ from tests.journeys.following import Following, read_canonically
 from tests.journeys.modelled import Expected, Model
 from tests.upstreams.samba import Service, active_directory
 
+pytestmark = pytest.mark.long
+
 SECONDS = int(os.environ.get("MODEL_SECONDS", "15"))
 SEED = os.environ.get("MODEL_SEED", "4")
 AT_ONCE = 6

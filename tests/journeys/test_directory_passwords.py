@@ -30,6 +30,8 @@ from tests.upstreams.samba import DEBIAN_PYTHON, ActiveDirectory, filetime
 from tests.upstreams.slapd import PASSWORD as OPENLDAP_PASSWORD
 from tests.upstreams.slapd import OpenLdap
 
+pytestmark = pytest.mark.long
+
 __all__ = ["acme", "issuer"]
 
 PASSWORD = "Gr\u00fcn-und.gelb7"

@@ -22,6 +22,8 @@ from tests.hurried import LIMITS, hurry
 from tests.live import Live, live
 from tests.turning import Turning, signing
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def running(

@@ -11,6 +11,8 @@ from tests.installation import Installation
 from tests.ordeal import Ordeal
 from tests.receivers import scim2_server
 
+pytestmark = pytest.mark.long
+
 VICTIMS = ("work-horse", "web worker", "valkey, emptied")
 
 

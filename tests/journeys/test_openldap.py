@@ -22,6 +22,8 @@ from tests.conftest import make_world
 from tests.journeys.following import Following, read_canonically
 from tests.upstreams.slapd import HARD_LIMIT, OpenLdap
 
+pytestmark = pytest.mark.long
+
 NOT_READ = (["structuralobjectclass"], ["creatorsname"], ["modifiersname"], ["entrydn"], ["entrycsn"])
 """What a server adds by itself and nobody asks for; `memberOf` is made again of the groups."""
 

@@ -21,6 +21,8 @@ from tests.receivers import Answer, Asked, Fault, Receiver, Remote, faulty_recei
 from tests.scim.test_push import Tenant, acme, drain, pushing
 from tests.scim.test_reconcile import compare
 
+pytestmark = pytest.mark.long
+
 __all__ = ["acme", "pushing"]
 
 PATIENCE = 1.0

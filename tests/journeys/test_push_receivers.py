@@ -11,6 +11,8 @@ from tests.journeys.pushed import PEOPLE, Life, described, groups_at, people_at,
 from tests.receivers import Remote, canaille, scim2_server, scimmy
 from tests.scim.test_push import Tenant, acme, drain, pushing
 
+pytestmark = pytest.mark.long
+
 __all__ = ["acme", "pushing"]
 
 Make = Callable[[str], Remote]

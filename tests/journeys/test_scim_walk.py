@@ -18,7 +18,7 @@ from tests.journeys.walk import Crowd, by_cursor, by_index
 from tests.live import Live, live
 
 PEOPLE = 5_000
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

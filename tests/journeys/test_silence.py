@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 from flask import Flask
 
 from broker.config import Config
@@ -15,6 +16,8 @@ from tests.broker.sign_in.stage import Stage
 from tests.broker.sign_in.test_patience import config, silent
 from tests.casting import Cast
 from tests.live import live
+
+pytestmark = pytest.mark.long
 
 ARRIVALS = 12
 

@@ -20,6 +20,8 @@ from connectors.port import Record
 from tests.broker.sign_in.stage import Stage, acme, globex, issuer, location
 from tests.casting import PREFIX, give_role
 
+pytestmark = pytest.mark.long
+
 __all__ = ["acme", "globex", "issuer"]
 
 BY_NAME = [{"claim": "preferred_username", "attribute": "userName"}]

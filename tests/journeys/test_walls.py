@@ -50,7 +50,13 @@ def ledger(realm: Realm, services: Services) -> Iterator[Ledger]:
     kept.close()
 
 
-@pytest.fixture(params=["both walls", "without wall 1", "without wall 2"])
+@pytest.fixture(
+    params=[
+        "both walls",
+        pytest.param("without wall 1", marks=pytest.mark.long),
+        pytest.param("without wall 2", marks=pytest.mark.long),
+    ]
+)
 def walls(request: pytest.FixtureRequest, web: Flask) -> Iterator[str]:
     match request.param:
         case "without wall 1":
@@ -125,6 +131,7 @@ def test_no_route_shows_or_changes_what_is_not_ones_own_in_full(walls: str, real
     assert judge.complaints == [], report(judge)
 
 
+@pytest.mark.long
 def test_the_matrix_sees_what_leaks_without_any_wall(web: Flask, realm: Realm, ledger: Ledger) -> None:
     """Or it would prove nothing. Reading only, for what is written would be lost."""
     with _without_the_sessions_wall(), _without_the_databases_wall(web):

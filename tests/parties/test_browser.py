@@ -13,6 +13,8 @@ from tests.parties.journey import Client, with_password
 from tests.parties.landing import Landing
 from tests.parties.party import Party
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def acme(house: House) -> Tenant:

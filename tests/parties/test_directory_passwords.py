@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.parties.conftest import Open
 from tests.parties.house import House
 from tests.upstreams.samba import ActiveDirectory
+
+pytestmark = pytest.mark.long
 
 PASSWORD = "Gr\u00fcn-und.gelb7"
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.parties.conftest import Open, Somehow
 from tests.parties.issuers import CanailleIssuer, NodeIssuer
 from tests.parties.landing import Landing
 from tests.parties.party import Party
+
+pytestmark = pytest.mark.long
 
 
 def test_openid_client_signs_in_at_oidc_provider(

@@ -18,6 +18,8 @@ from tests.parties.conftest import Open, Somehow
 from tests.parties.issuers import CanailleIssuer, Issuer, NodeIssuer
 from tests.parties.landing import Landing
 
+pytestmark = pytest.mark.long
+
 KEYS: dict[str, RSAKey | ECKey] = {
     "RS256": RSAKey.generate_key(2048, auto_kid=True),
     "ES256": ECKey.generate_key("P-256", auto_kid=True),

@@ -23,6 +23,8 @@ from broker.pages.door import door
 from tests.parties.conftest import Open
 from tests.parties.visitor import Visitor
 
+pytestmark = pytest.mark.long
+
 LONG = "Wissenschaftliche-Hochschulverwaltungsgesellschaft-Mecklenburg-Vorpommern" * 2
 HOSTILE = '"><script>alert(1)</script>‮evil'
 

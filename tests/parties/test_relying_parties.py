@@ -16,6 +16,8 @@ from tests.parties.journey import Client, sign_out, verified, with_password
 from tests.parties.landing import Landing
 from tests.parties.party import Party, Refused
 
+pytestmark = pytest.mark.long
+
 KEY = ECKey.generate_key("P-256", auto_kid=True)
 PUBLIC = {**KEY.as_dict(private=False), "alg": "ES256", "use": "sig"}
 

@@ -15,6 +15,8 @@ from tests.parties.landing import Landing
 from tests.parties.party import Party, Refused
 from tests.parties.walker import Walker
 
+pytestmark = pytest.mark.long
+
 KEY = RSAKey.generate_key(2048, auto_kid=True)
 PUBLIC = {**KEY.as_dict(private=False), "alg": "RS256", "use": "sig"}
 

@@ -17,6 +17,8 @@ from ldap3.core.exceptions import LDAPException, LDAPInsufficientAccessRightsRes
 from tests.upstreams.directory import found
 from tests.upstreams.samba import PASSWORD, ActiveDirectory, Service
 
+pytestmark = pytest.mark.long
+
 SHOW_DELETED = ("1.2.840.113556.1.4.417", True, None)
 EVERYTHING = "(|(&(objectClass=user)(!(objectClass=computer)))(objectClass=group)(isDeleted=TRUE))"
 

@@ -9,6 +9,8 @@ from ldap3.core.exceptions import LDAPException, LDAPInvalidCredentialsResult
 from tests.upstreams.directory import found
 from tests.upstreams.slapd import GROUP_OF, HARD_LIMIT, PASSWORD, OpenLdap
 
+pytestmark = pytest.mark.long
+
 PEOPLE = "(objectClass=inetOrgPerson)"
 
 

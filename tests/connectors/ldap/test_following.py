@@ -21,6 +21,8 @@ from tests.connectors.ldap.live import Follower, connect, everything, told
 from tests.upstreams.samba import ActiveDirectory, Service
 from tests.upstreams.slapd import OpenLdap, openldap
 
+pytestmark = pytest.mark.long
+
 WAYS: dict[str, tuple[Service, dict[str, Any]]] = {
     "dirsync": ("dirsync", {}),
     "visible": ("deleted", {}),

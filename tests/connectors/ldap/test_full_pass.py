@@ -19,6 +19,8 @@ from tests.connectors.ldap.live import LOOPBACK, config, connect, everything, to
 from tests.upstreams.samba import ActiveDirectory
 from tests.upstreams.slapd import OpenLdap
 
+pytestmark = pytest.mark.long
+
 
 def exported(path: Path) -> dict[str, Record]:
     changes = told(list(ldap.LdifDirectory(path).changes_since(None)))
