@@ -163,6 +163,7 @@ def _by_jwt(token: str, audience: str | None) -> Actor:
         credential_id=claims.jti,
         audiences=frozenset({claims.audience}),
         expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
+        kept_by=bearer.registration.tenant_id if bearer.kind == "application" else None,
     )
 
 

@@ -70,6 +70,8 @@ class Actor:
     allow_password: bool = False
     mode: Literal["tolerant", "strict"] = "tolerant"
     """How the SCIM door hears it."""
+    kept_by: str | None = None
+    """The tenant that registered an application which acts for itself."""
     expires_at: datetime | None = None
     """When the credential ends."""
 

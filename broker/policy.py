@@ -123,8 +123,10 @@ def nowhere(actor: Actor, where: Where) -> bool:
 
 
 def provisions(actor: Actor, where: Where) -> bool:
-    """A SCIM token of this very tenant."""
-    return actor.kind == "scim_token" and actor.tenant_id is not None and actor.tenant_id == where.tenant_id
+    """A SCIM token of this very tenant, or an application that this very tenant registered to act here for itself."""
+    if actor.tenant_id is None or actor.tenant_id != where.tenant_id:
+        return False
+    return actor.kind == "scim_token" or (actor.kind == "application" and actor.kept_by == where.tenant_id)
 
 
 def house(actor: Actor, where: Where) -> bool:

@@ -311,7 +311,7 @@ CONFIG = scim.ServiceProviderConfig(
         scim.AuthenticationScheme(
             type=scim.AuthenticationScheme.Type.oauth2,
             name="OAuth 2.0 client credentials",
-            description="A service account that administers the tenant gets an access token with the scope scim.",
+            description="A service account that administers the tenant, or its application, gets a token for it.",
         ),
     ],
 )

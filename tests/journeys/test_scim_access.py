@@ -69,18 +69,83 @@ def test_a_token_without_the_scope_or_the_role_opens_nothing(cast: Cast) -> None
     assert (refused.status_code, refused.get_json()["error"]) == (400, "invalid_scope")
     stranger = service_account(cast, cast.acme, administers=False)
     assert scim(cast, cast.acme, granted(cast, cast.acme, stranger)).status_code == 404
-    application = cast.acme_admin.post(
-        "/applications",
-        {
-            "name": "Robot",
-            "type": "service",
-            "grant_types": ["client_credentials"],
-            "scopes": ["scim"],
-            "allowed_audiences": ["scaikey"],
-        },
+
+
+def application(cast: Cast, where: Scope, **values: Any) -> Any:
+    """One that an administrator of the tenant lets provision it."""
+    wanted = {
+        "name": "Robot",
+        "type": "service",
+        "grant_types": ["client_credentials"],
+        "scopes": ["scim"],
+        "allowed_audiences": ["scaikey"],
+        **values,
+    }
+    made = cast.super_admin.at(where).post("/applications", wanted)
+    assert made.status_code == 201, made.text
+    return made.get_json()
+
+
+def test_an_application_with_the_scope_provisions_the_tenant_that_registered_it_and_no_other(cast: Cast) -> None:
+    robot = application(cast, cast.acme)
+    token = granted(cast, cast.acme, robot)
+    made = scim(cast, cast.acme, token, "POST", "/Users", {"userName": "ada", "password": "placeholder"})
+    assert made.status_code == 201, made.text
+    person = f"/Users/{made.get_json()['id']}"
+    assert scim(cast, cast.acme, token, "DELETE", person).status_code == 204
+    for path in ("/Users", person):
+        assert scim(cast, cast.globex, token, path=path).status_code == 404
+    assert scim(cast, cast.globex, token, "POST", "/Users", {"userName": "eve"}).status_code == 404
+    assert asked(cast, cast.globex, robot).status_code == 401
+    told = cast.acme_admin.get(f"/events?name=user.created&resource={person[7:]}").get_json()["items"][0]["actor"]
+    assert (told["kind"], told["id"]) == ("application", robot["id"]) and told["credential_id"]
+
+
+def test_an_application_may_at_the_scim_door_what_a_token_may_and_nothing_elsewhere(cast: Cast) -> None:
+    token = granted(cast, cast.acme, application(cast, cast.acme, scopes=["scim", "scaikey:write"]), scope="scim")
+    both = granted(
+        cast, cast.acme, application(cast, cast.acme, scopes=["scim", "scaikey:write"]), scope="scim scaikey:write"
     )
-    assert application.status_code == 201, application.text
-    assert scim(cast, cast.acme, granted(cast, cast.acme, application.get_json())).status_code == 404
+    boss = cast.acme_admin.get("/role-assignments?role=tenant_admin").get_json()["items"][0]["principal_id"]
+    for shown in (token, both):
+        title = {"schemas": [PATCH_OP], "Operations": [{"op": "add", "path": "title", "value": "x"}]}
+        assert scim(cast, cast.acme, shown, "PATCH", f"/Users/{boss}", title).status_code == 403
+        assert scim(cast, cast.acme, shown, "DELETE", f"/Users/{boss}").status_code == 403
+        pinned = scim(cast, cast.acme, shown, "PUT", f"/Users/{boss}?pin=true", {"userName": "x"})
+        assert pinned.status_code == 403
+        for path in ("/applications", "/scim-tokens", "/events"):
+            answer = cast.client.get(f"/api/v1{path}", headers={"Authorization": f"Bearer {shown}"})
+            assert answer.status_code in (403, 404), path
+
+
+@pytest.mark.parametrize("end", ["disabled", "scope taken", "audience taken", "deleted"])
+def test_an_application_is_out_with_the_answer_that_ends_it(cast: Cast, end: str) -> None:
+    robot = application(cast, cast.acme)
+    token, path = granted(cast, cast.acme, robot), f"/applications/{robot['id']}"
+    assert scim(cast, cast.acme, token).status_code == 200
+    expected = 401
+    match end:
+        case "disabled":
+            assert cast.acme_admin.patch(path, {"enabled": False}).status_code == 200
+        case "deleted":
+            assert cast.acme_admin.delete(path).status_code == 204
+        case "scope taken":
+            expected = 403
+            assert cast.acme_admin.patch(path, {"scopes": []}).status_code == 200
+        case _:
+            assert cast.acme_admin.patch(path, {"allowed_audiences": [], "scopes": []}).status_code == 200
+    assert scim(cast, cast.acme, token).status_code == expected
+
+
+def test_an_application_of_another_tenant_that_is_used_here_provisions_nothing(cast: Cast) -> None:
+    shared = application(cast, cast.home, scope="PARTNER")
+    given = cast.super_admin.at(cast.home).post(
+        f"/applications/{shared['id']}/access", {"tenant_id": cast.acme.tenant_id}
+    )
+    assert given.status_code in (200, 201), given.text
+    token = granted(cast, cast.acme, shared)
+    assert scim(cast, cast.acme, token).status_code == 404
+    assert scim(cast, cast.acme, token, "POST", "/Users", {"userName": "eve"}).status_code == 404
 
 
 @pytest.mark.parametrize("end", ["disabled", "role taken", "scope taken", "deleted"])
