@@ -61,6 +61,8 @@ def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
         _reform(target)
     if "reconcile" in changed:
         _reschedule(target)
+    if "deprovision" in changed and target.deprovision == "delete_after_days":
+        _begin_days(target)
     if not {"base_url", "auth"}.isdisjoint(changed):
         _try_again(target)
     if changed:
@@ -143,6 +145,12 @@ def _try_again(target: ScimTarget) -> None:
 
 def _again() -> dict[str, Any]:
     return {"status": "pending", "attempts": 0, "due_at": sa.func.now(), "updated_at": sa.func.now()}
+
+
+def _begin_days(target: ScimTarget) -> None:
+    """Who left under another policy was promised nothing: his days until he is deleted begin now."""
+    left = sa.update(TargetResource).where(TargetResource.target_id == target.id, TargetResource.left_at.is_not(None))
+    db.session().execute(left.values(left_at=sa.func.now()))
 
 
 def _forget_what_is_there(target: ScimTarget) -> None:
