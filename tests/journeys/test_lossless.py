@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,8 @@ def is_equal_elsewhere(entries: list[Entry], documents: list[dict[str, Any]], fo
     assert there.present() == upstream.present()
 
 
+EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "10000"))
+"""In the soak."""
 ANY = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
@@ -285,7 +288,7 @@ def test_any_tenant_is_equal_elsewhere(tmp_path: Path, entries: list[Entry], doc
 @pytest.mark.soak
 @pytest.mark.usefixtures("app")
 @given(directories(), written_here())
-@settings(max_examples=10_000, **ANY)  # type: ignore[arg-type]
+@settings(max_examples=EXAMPLES, **ANY)  # type: ignore[arg-type]
 def test_many_tenants_are_equal_elsewhere(tmp_path: Path, entries: list[Entry], documents: list[dict[str, Any]]):
     is_equal_elsewhere(entries, documents, tmp_path)
 
@@ -294,6 +297,6 @@ def test_many_tenants_are_equal_elsewhere(tmp_path: Path, entries: list[Entry], 
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("app")
 @given(directories())
-@settings(max_examples=2_000, **ANY)  # type: ignore[arg-type]
+@settings(max_examples=EXAMPLES // 5, **ANY)  # type: ignore[arg-type]
 def test_many_directories_come_back_whole(tmp_path: Path, entries: list[Entry]):
     comes_back(entries, tmp_path)

@@ -1,4 +1,4 @@
-"""A tenant of 200,000 people is exported, imported elsewhere, pushed and compared, each process under 300 MB.
+"""A tenant of 200,000 people is exported, imported elsewhere, read, pushed and compared, each process under 300 MB.
 
 `SOAK_MEMORY` is how many people, for whoever has less time.
 """
@@ -30,6 +30,7 @@ from broker.models import Delivery, Resource, ScimTarget, TargetDrift, TargetRes
 from broker.registry import applications, targets
 from scim import push
 from tests.conftest import World, make_provider
+from tests.population import BASE, Population
 from tests.receivers import Remote
 from tests.scim.test_push import pushing  # noqa: F401
 
@@ -172,17 +173,44 @@ def test_a_large_tenant_is_moved_in_little_memory(
     crowd(world.acme, 1)
     make_provider(world.globex)
     path = tmp_path / "acme.ndjson"
+    env = environment(services, settings)
     for deed, slug in (("export", world.acme.slug), ("import", world.globex.slug)):
-        watch, began = Watch(), time.monotonic()
-        order = ("broker.cli", "scim", deed, "--tenant", str(slug), str(path), "--json")
-        env, log = environment(services, settings), tmp_path / f"{deed}.log"
-        with started(*order, env=env, log=log) as child, watch.watching():
-            watch.add(deed, child)
-            assert child.wait() == 0, log.read_text()[-2000:]
-        print(f"{PEOPLE} people, {path.stat().st_size >> 20} MiB, {time.monotonic() - began:.0f} s: {watch.told()}")
-        watch.verify()
-    with unit(world.globex) as session:
-        assert session.scalar(sa.select(sa.func.count()).select_from(Resource)) == PEOPLE + 1
+        told = command(deed, "--tenant", str(slug), str(path), env=env, log=tmp_path / f"{deed}.log")
+        print(f"{PEOPLE} people, {path.stat().st_size >> 20} MiB, {told}")
+    assert resources(world.globex) == PEOPLE + 1
+
+
+@pytest.mark.soak
+def test_a_large_directory_is_read_and_given_back_in_little_memory(
+    services: Services, settings: Config, world: World, tmp_path: Path
+) -> None:
+    population = Population(PEOPLE, 7, photo_bytes=100)
+    source, returned = population.write(tmp_path / "acme.ldif"), tmp_path / "returned.ldif"
+    provider = make_provider(world.acme, config={"source": "ldif", "base_dn": BASE})
+    env = environment(services, settings)
+    for deed, *words in (
+        ("import", "--provider", provider, str(source)),
+        ("export", "--tenant", str(world.acme.slug), "--provider", provider, str(returned)),
+    ):
+        told = command(deed, *words, env=env, log=tmp_path / f"{deed}.log")
+        print(f"{PEOPLE} people, {source.stat().st_size >> 20} MiB of LDIF, {told}")
+    assert resources(world.acme) == PEOPLE + len(population.groups()) + 2
+    assert returned.stat().st_size > source.stat().st_size // 2
+
+
+def command(*words: str, env: Mapping[str, str], log: Path) -> str:
+    """One of `scaikey scim`, which must end well and take little; returns how long it took, and how much."""
+    watch, began = Watch(), time.monotonic()
+    with started("broker.cli", "scim", *words, "--json", env=env, log=log) as child, watch.watching():
+        watch.add(words[0], child)
+        assert child.wait() == 0, log.read_text()[-2000:]
+    watch.verify()
+    return f"{time.monotonic() - began:.0f} s: {watch.told()}"
+
+
+def resources(scope: Scope) -> int:
+    with unit(scope) as session:
+        return session.scalar(sa.select(sa.func.count()).select_from(Resource)) or 0
 
 
 @pytest.mark.soak
