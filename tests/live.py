@@ -35,7 +35,7 @@ from tests.parties.house import House
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = 2
 
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 _FORM = "application/x-www-form-urlencoded"
 
 
