@@ -198,7 +198,9 @@ def cycle(make: Callable[[int], bytes], count: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def process(command: list[str], environment: dict[str, str], server: Server, probe: str) -> Iterator[None]:
+def process(
+    command: list[str], environment: dict[str, str], server: Server, probe: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """The server while the block lasts, from when it answers `probe`."""
     program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or command[0]
     process = subprocess.Popen([program, *command[1:]], env=environment, stdin=subprocess.PIPE)
@@ -215,7 +217,7 @@ def process(command: list[str], environment: dict[str, str], server: Server, pro
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise
             time.sleep(0.2)
-        yield
+        yield process
     finally:
         process.terminate()
         try:

@@ -41,8 +41,8 @@ _DUE = sa.text("""
                     AND d.due_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now()))
     ORDER BY random() LIMIT :limit
 """)
-# Rows are found by key once, locked, and from then on named by their place: where statistics are older than what is
-# owed, a planner that expects one row compares every claim with every delivery of the target.
+# Rows are found by one list of ids, locked, and from then on named by their place: where statistics are older than what
+# is owed, a planner that expects one row joins by comparing every claim with every delivery of the target.
 _CLAIM = sa.text("""
     WITH due AS (
         SELECT ctid FROM deliveries
@@ -58,14 +58,9 @@ _CLAIM = sa.text("""
               d.approved
 """)
 _LOCK = sa.text("""
-    SELECT g.type, g.id, g.task, d.generation, d.place
-    FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:tasks AS text[]), CAST(:fences AS bigint[]))
-         AS g(type, id, task, fence),
-    LATERAL (
-        SELECT generation, CAST(ctid AS text) AS place FROM deliveries
-        WHERE tenant_id = :tenant AND target_id = :target AND resource_type = g.type AND resource_id = g.id
-          AND task = g.task AND fence = g.fence
-        FOR UPDATE) d
+    SELECT resource_type, resource_id, task, fence, generation, CAST(ctid AS text) AS place FROM deliveries
+    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(CAST(:ids AS text[]))
+    ORDER BY resource_type, resource_id, task FOR UPDATE
 """)
 _RENEW = sa.text("""
     UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease)
@@ -124,18 +119,22 @@ _LATER = sa.text(f"""
         problem = :problem, exchange = CAST(:exchange AS jsonb)
     {_ONE}
 """)  # noqa: S608 - constant text
+# Inserted, though every row is there: a conflict is found by key, whatever the planner expects.
 _REMEMBER = sa.text("""
-    UPDATE target_resources t SET
-        remote_id = u.remote_id, state = u.state, sent_digest = u.digest, sent_version = u.version,
-        sent_revision = :revision, left_out = CAST(u.left_out AS jsonb), problem = NULL, updated_at = now(),
-        left_at = CASE WHEN u.gone THEN coalesce(t.left_at, now()) END
-    FROM (SELECT n.*, (SELECT k.ctid FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
-                       AND k.resource_id = n.id) AS place
-          FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]),
-                      CAST(:digests AS bytea[]), CAST(:versions AS bigint[]), CAST(:left_out AS text[]),
-                      CAST(:gone AS boolean[]))
-               AS n(id, remote_id, state, digest, version, left_out, gone) OFFSET 0) u
-    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.ctid = u.place
+    INSERT INTO target_resources AS t (tenant_id, target_id, resource_id, resource_type, remote_id, state, sent_digest,
+                                       sent_version, sent_revision, left_out, left_at)
+    SELECT :tenant, :target, n.id, k.resource_type, n.remote_id, n.state, n.digest, n.version, :revision,
+           CAST(n.left_out AS jsonb), CASE WHEN n.gone THEN now() END
+    FROM unnest(CAST(:ids AS text[]), CAST(:remotes AS text[]), CAST(:states AS text[]), CAST(:digests AS bytea[]),
+                CAST(:versions AS bigint[]), CAST(:left_out AS text[]), CAST(:gone AS boolean[]))
+         AS n(id, remote_id, state, digest, version, left_out, gone),
+    LATERAL (SELECT resource_type FROM target_resources
+             WHERE tenant_id = :tenant AND target_id = :target AND resource_id = n.id FOR UPDATE) k
+    ON CONFLICT (tenant_id, target_id, resource_id) DO UPDATE SET
+        remote_id = EXCLUDED.remote_id, state = EXCLUDED.state, sent_digest = EXCLUDED.sent_digest,
+        sent_version = EXCLUDED.sent_version, sent_revision = EXCLUDED.sent_revision, left_out = EXCLUDED.left_out,
+        problem = NULL, updated_at = now(),
+        left_at = CASE WHEN EXCLUDED.left_at IS NOT NULL THEN coalesce(t.left_at, EXCLUDED.left_at) END
 """)
 _BLAME = sa.text("""
     UPDATE target_resources SET problem = :problem, updated_at = now()
@@ -330,18 +329,15 @@ def _answers_again(target: Target) -> None:
 
 
 def _lock(works: Sequence[Work]) -> dict[tuple[str, str, str], tuple[int, str]]:
-    """Those of the works that are still ours, always in one order: the generation and the place of each."""
-    works = sorted(works, key=lambda work: work.key)
-    values = {
-        "tenant": works[0].target.tenant,
-        "target": works[0].target.id,
-        "types": [work.resource_type for work in works],
-        "ids": [work.resource_id for work in works],
-        "tasks": [work.task for work in works],
-        "fences": [work.fence for work in works],
-    }
+    """Those of the works that are still ours, locked in one order: the generation and the place of each."""
+    target, fences = works[0].target, {work.key: work.fence for work in works}
+    values = {"tenant": target.tenant, "target": target.id, "ids": [work.resource_id for work in works]}
     rows = db.session().execute(_LOCK, arrays(values))
-    return {(row.type, row.id, row.task): (row.generation, row.place) for row in rows}
+    return {
+        key: (row.generation, row.place)
+        for row in rows
+        if fences.get(key := (row.resource_type, row.resource_id, row.task)) == row.fence
+    }
 
 
 def _change(statement: sa.TextClause, target: Target, places: Sequence[str], **values: Any) -> None:
@@ -366,6 +362,7 @@ def _remember(target: Target, changed: Sequence[Outcome]) -> None:
     if not changed:
         return
     session = db.session()
+    changed = sorted(changed, key=lambda outcome: outcome.work.resource_id)
     place = {"tenant": target.tenant, "target": target.id}
     # Whoever is gone there, or there under another id, is in none of the groups there that we wrote.
     replaced = [

@@ -46,15 +46,17 @@ _CREATING = sa.text("""
     WHERE t.remote_id IS NULL
 """)
 
+# Inserted, though every row is there: a conflict is found by key, whatever the planner expects.
 # A kill may come between a request and its mark. What was remembered before it must then not look like the present
 # state, should that return to what it was; and whoever may be usable there counts as usable.
 _UNKNOWN = sa.text("""
-    UPDATE target_resources t SET sent_digest = NULL,
-        state = CASE WHEN t.state = 'disabled' AND u.usable THEN 'present' ELSE t.state END
-    FROM (SELECT n.usable, (SELECT k.ctid FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
-                            AND k.resource_id = n.id) AS place
-          FROM unnest(CAST(:ids AS text[]), CAST(:usable AS boolean[])) AS n(id, usable) OFFSET 0) u
-    WHERE t.tenant_id = :tenant AND t.target_id = :target AND t.ctid = u.place
+    INSERT INTO target_resources AS t (tenant_id, target_id, resource_id, resource_type, state)
+    SELECT :tenant, :target, n.id, k.resource_type,
+           CASE WHEN k.state = 'disabled' AND n.usable THEN 'present' ELSE k.state END
+    FROM unnest(CAST(:ids AS text[]), CAST(:usable AS boolean[])) AS n(id, usable),
+    LATERAL (SELECT resource_type, state FROM target_resources
+             WHERE tenant_id = :tenant AND target_id = :target AND resource_id = n.id FOR UPDATE) k
+    ON CONFLICT (tenant_id, target_id, resource_id) DO UPDATE SET sent_digest = NULL, state = EXCLUDED.state
 """)
 
 
@@ -98,21 +100,28 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
     if making:
         db.session().execute(
             _CREATING,
-            {
-                **place,
-                "ids": [work.resource_id for work in making],
-                "types": [work.resource_type for work in making],
-            },
+            arrays(
+                {
+                    **place,
+                    "ids": [work.resource_id for work in making],
+                    "types": [work.resource_type for work in making],
+                }
+            ),
         )
-    writing = [work for work in works if _writes(work, there.get(work.resource_id, _GONE))]
+    writing = sorted(
+        (work for work in works if _writes(work, there.get(work.resource_id, _GONE))),
+        key=lambda work: work.resource_id,
+    )
     if writing:
         db.session().execute(
             _UNKNOWN,
-            {
-                **place,
-                "ids": [work.resource_id for work in writing],
-                "usable": [work.deed == "provide" and work.usable for work in writing],
-            },
+            arrays(
+                {
+                    **place,
+                    "ids": [work.resource_id for work in writing],
+                    "usable": [work.deed == "provide" and work.usable for work in writing],
+                }
+            ),
         )
     already = [work for work in works if work.deed == "nothing"]
     if already:
