@@ -16,13 +16,14 @@ import orjson
 
 from broker.attributes import fold
 from broker.strict_json import StrictJsonError, loads
-from connectors.http import Blocked, HttpClient, OutboundError, Response
+from connectors.http import Blocked, HttpClient, OutboundError, Response, TooLarge
 from scim.exchange import LONGEST_ANSWER, Exchange
 from scim.profiles import Profile, capabilities
 
 ENDPOINTS = {"User": "Users", "Group": "Groups"}
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 BULK_REQUEST = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
+_LONGEST_MEMBERS = 4 * LONGEST_ANSWER
 _LONGEST_ID = 500
 
 
@@ -51,6 +52,12 @@ class Unreachable(TargetError):
     """No answer, or a broken one: whether the request was carried out is not known."""
 
     again, everywhere = True, True
+
+
+class Overlong(TargetError):
+    """Its answer is longer than we take: whether the request was carried out is not known."""
+
+    again = True
 
 
 class Busy(TargetError):
@@ -249,9 +256,13 @@ class TargetClient:
         return remotes, total, str(following) if total is None or following <= total else None
 
     def member_ids(self, remote_id: str) -> list[str]:
-        """The ids of everybody in a group there."""
-        asked = self._ask("GET", _path("Group", remote_id))
-        members = _remote(asked, _json(asked)).get("members") or []
+        """The ids of everybody in a group there. Raises Overlong where even they alone do not fit into an answer."""
+        path = _path("Group", remote_id)
+        try:
+            asked = self._ask("GET", path)
+        except Overlong:
+            asked = self._ask("GET", path, query="attributes=members.value", most=_LONGEST_MEMBERS)
+        members = _remote(asked, _json(asked, _LONGEST_MEMBERS)).get("members") or []
         if not isinstance(members, list):
             raise Troubled(f"{_answered(asked)} with members that are no list", asked)
         values = (Remote("", member).get("value") for member in members if isinstance(member, dict))
@@ -315,13 +326,21 @@ class TargetClient:
         except Missing:
             return
 
-    def _ask(self, method: str, path: str, *, query: str = "", body: Mapping[str, Any] | None = None) -> Exchange:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        body: Mapping[str, Any] | None = None,
+        most: int = LONGEST_ANSWER,
+    ) -> Exchange:
         token = None if self._credential is None else self._credential.token()
-        asked = self._send(Exchange(method, path, query, body, token=token))
+        asked = self._send(Exchange(method, path, query, body, token=token), most)
         response = _response(asked)
         if self._credential is not None and token is not None:
             if response.status == 401 and self._credential.renew(token):
-                asked = self._send(Exchange(method, path, query, body, token=self._credential.token()))
+                asked = self._send(Exchange(method, path, query, body, token=self._credential.token()), most)
                 response = _response(asked)
             if response.status != 401:
                 self._credential.accepted()
@@ -332,7 +351,7 @@ class TargetClient:
             raise Troubled(f"{_answered(asked)} with a page", asked)
         return asked
 
-    def _send(self, asked: Exchange) -> Exchange:
+    def _send(self, asked: Exchange, most: int) -> Exchange:
         headers = {"Accept": "application/scim+json, application/json"}
         if asked.token is not None:
             headers["Authorization"] = f"Bearer {asked.token}"
@@ -345,11 +364,13 @@ class TargetClient:
                 headers=headers,
                 body=None if asked.body is None else orjson.dumps(asked.body),
                 timeout=self._timeout,
-                max_response=LONGEST_ANSWER,
+                max_response=most,
                 attempts=1,
             )
         except Blocked as error:
             raise Closed(f"{asked}: {error}") from None
+        except TooLarge as error:
+            raise Overlong(f"{asked}: {error}", asked) from None
         except OutboundError as error:
             raise Unreachable(f"{asked}: {error}", asked) from None
         return replace(asked, response=response)
@@ -370,10 +391,10 @@ def _answered(asked: Exchange) -> str:
     return f"{asked} answered {_response(asked).status}"
 
 
-def _json(asked: Exchange) -> dict[str, Any]:
+def _json(asked: Exchange, most: int = LONGEST_ANSWER) -> dict[str, Any]:
     response = _response(asked)
     try:
-        answer = loads(response.body, max_bytes=LONGEST_ANSWER)
+        answer = loads(response.body, max_bytes=most)
     except StrictJsonError:
         answer = None
     if not isinstance(answer, dict):

@@ -19,7 +19,7 @@ from broker.context import Scope, acting, system
 from broker.db import unit
 from broker.models import ScimTarget, TargetRun
 from broker.vault import VaultError
-from scim.client import Missing, Remote, TargetClient, TargetError
+from scim.client import Missing, Overlong, Remote, TargetClient, TargetError
 
 from . import comparisons, drift, plan
 from .compare import differences
@@ -123,6 +123,8 @@ class _Walk:
         self.target = target
         self.client = client
         self.ignored = ignored
+        self.overlong: list[str] = []
+        """Groups whose members are too many to be told in an answer."""
 
     def page(self) -> None:
         """Compare one page of a listing."""
@@ -147,6 +149,9 @@ class _Walk:
                 members[remote_id] = self.client.member_ids(remote_id)
             except Missing:
                 continue
+            except Overlong as error:
+                log.warning("members are not compared: %s", error, extra={"tenant": self.target.tenant})
+                self.overlong.append(remote_id)
         return members
 
     def _compared(self, kind: str, remotes: Sequence[Remote], members: dict[str, list[str]]) -> list[Finding]:
@@ -234,8 +239,15 @@ class _Walk:
             if len(page) == PAGE:
                 return True
             drift.forget_old(self.target, run.no)
-            comparisons.end(run, "done")
+            comparisons.end(run, "done", self.reservation())
         return False
+
+    def reservation(self) -> str | None:
+        """What a comparison that is done has left out."""
+        if not self.overlong:
+            return None
+        few = ", ".join(self.overlong[:3])
+        return f"The members of {len(self.overlong)} groups are too many to be compared: {few}."
 
 
 def _returned(work: Work, remote: Remote) -> Finding:

@@ -11,7 +11,7 @@ from broker.db import db, unit
 from broker.models import ScimTarget, TargetDrift, TargetRun
 from broker.registry import targets
 from scim import push
-from tests.receivers import Answer, Receiver, Remote
+from tests.receivers import Answer, Asked, Receiver, Remote
 from tests.scim.test_push import Tenant, acme, drain, foreign, listening, pushing, receiver  # noqa: F401
 
 
@@ -90,6 +90,36 @@ def test_members_changed_there_are_found_and_put_right(
     assert drifts(acme) == {"Team": ("changed", {"members": {"missing": 1, "unexpected": 1}})}
     drain()
     assert receiver.members("Team") == {acme.remote_id(alice), acme.remote_id(bob), "own"}
+
+
+def test_a_group_too_long_for_an_answer_is_compared_by_the_ids_of_its_members(
+    acme: Tenant,  # noqa: F811
+    receiver: Receiver,  # noqa: F811
+) -> None:
+    target_id = acme.target(receiver)
+    alice, bob = acme.user("alice"), acme.user("bob")
+    acme.group("Team", [alice, bob])
+    drain()
+    [group] = receiver.stored["Groups"].values()
+    group["members"] = [{"value": acme.remote_id(bob)}]
+    shown = {**group, "members": [{**group["members"][0], "display": "b" * 5_000_000}]}
+
+    def lengthy(asked: Asked, act: Callable[[], Answer]) -> Answer | None:
+        if asked.method != "GET" or not asked.path.startswith("/Groups/"):
+            return None
+        return act() if asked.query.get("attributes") == "members.value" else Answer(200, shown)
+
+    receiver.rules.append(lengthy)
+    run = compare(acme, target_id, "overwrite")
+    assert (run.status, run.changed, run.problem) == ("done", 1, None)
+    receiver.rules.clear()
+    drain()
+    assert receiver.members("Team") == {acme.remote_id(alice), acme.remote_id(bob)}
+    endless = Answer(200, {"id": group["id"], "members": [{"value": "m" * 17_000_000}]})
+    receiver.fault("GET", "/Groups/.*", endless, times=2)
+    run = compare(acme, target_id)
+    assert run.status == "done" and "too many to be compared" in (run.problem or "")
+    assert drifts(acme) == {}
 
 
 def test_a_target_restored_from_backup_is_healed_without_doubles(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
