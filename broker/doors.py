@@ -108,9 +108,11 @@ class Door:
         authenticate: Callable[[Deed], Actor] | None = None,
         admit: Callable[[Actor], None] | None = None,
         refused: Callable[[Actor, Problem], None] | None = None,
+        slash_at_the_end: bool = False,
     ) -> None:
         """`authenticate`: who asks, where it is not said by a bearer token (a browser's session). `admit` may refuse
-        who asks too much. `refused` is told why a change that somebody asked for was not made."""
+        who asks too much. `refused` is told why a change that somebody asked for was not made.
+        `slash_at_the_end`: a path means the same with one more."""
         self.name = name
         self.url_prefix = url_prefix
         self.render = render
@@ -118,6 +120,7 @@ class Door:
         self._authenticate = authenticate or _by_bearer_token
         self._admit = admit
         self._refused = refused
+        self._strict_slashes = not slash_at_the_end
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix or None)
         self._guards: dict[str, tuple[Deed, View]] = {}
 
@@ -163,7 +166,14 @@ class Door:
             if context in ("tenant", "own") and "<tenant_id>" not in rule:
                 rules.append(f"/t/<chosen_tenant>{rule}")
             for one in rules:
-                self.blueprint.add_url_rule(one, endpoint, call, methods=list(methods), provide_automatic_options=False)
+                self.blueprint.add_url_rule(
+                    one,
+                    endpoint,
+                    call,
+                    methods=list(methods),
+                    provide_automatic_options=False,
+                    strict_slashes=self._strict_slashes,
+                )
             return view
 
         return register

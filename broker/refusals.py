@@ -1,7 +1,7 @@
 """What was asked for and not done, in the audit log.
 
-Owns the events of refused writes (`write.refused`) and of members who are nobody here and were passed over
-(`members.passed_over`): who asked, with which credential, in which request, for what, and why not. A client that
+Owns the events of refused writes (`write.refused`) and of members and managers who are nobody here and were passed over
+(`reference.passed_over`): who asked, with which credential, in which request, for what, and why not. A client that
 repeats itself must not fill the log: the same of one credential is told once a minute, no more than `MOST` in a minute,
 and each event says how many were left out since the last. Each is written in a unit of work of its own, because
 the one that was refused is rolled back. What a refusal is, and that one has come, is the door's to say.
@@ -22,7 +22,7 @@ from .context import Actor, Scope
 from .db import unit
 from .events import Changes, record
 
-REFUSED, PASSED_OVER = "write.refused", "members.passed_over"
+REFUSED, PASSED_OVER = "write.refused", "reference.passed_over"
 EVERY = 60.0
 """Seconds in which the same is told once."""
 MOST = 20

@@ -60,6 +60,7 @@ door = Door(
     max_bytes=MAX_BYTES,
     admit=allowance.take,
     refused=remember,
+    slash_at_the_end=True,
 )
 
 

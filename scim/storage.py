@@ -124,15 +124,16 @@ def _check_group_name(document: Mapping[str, Any], key_before: str | None) -> No
 
 
 def directory() -> Directory:
-    """The directory as the credential at hand writes it: members who are nobody here are passed over for a tolerant
-    one, and remembered."""
+    """The directory as the credential at hand writes it: members and managers who are nobody here are passed over for a
+    tolerant one, and remembered."""
     return Directory(passed_over=_pass_over if current_actor().mode == TOLERANT else None)
 
 
-def _pass_over(group_id: str, strangers: Sequence[str]) -> None:
+def _pass_over(resource_type: str, id: str, attribute: str, strangers: Sequence[str]) -> None:
     scope, actor, shown = current_scope(), current_actor(), sorted(strangers)[:MOST_STRANGERS_SHOWN]
-    said = {"reason": "no user or group here has this id", "members": shown, "count": len(strangers)}
-    after_commit(lambda: refusals.tell(refusals.PASSED_OVER, scope, actor, "Group", group_id, " ".join(shown), said))
+    said = {"attribute": attribute, "reason": "nobody here has this id", "ids": shown, "count": len(strangers)}
+    why = f"{attribute} {' '.join(shown)}"
+    after_commit(lambda: refusals.tell(refusals.PASSED_OVER, scope, actor, resource_type, id, why, said))
 
 
 def is_token() -> bool:

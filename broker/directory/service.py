@@ -69,10 +69,11 @@ class Directory:
         scope: Scope | None = None,
         *,
         tenant_id: str | None = None,
-        passed_over: Callable[[str, Sequence[str]], None] | None = None,
+        passed_over: Callable[[str, str, str, Sequence[str]], None] | None = None,
     ) -> None:
         """`tenant_id` names the tenant in a unit of work that spans tenants (bootstrap); elsewhere the scope does.
-        `passed_over` is told which group was to get which members who are nobody here; without it they are refused."""
+        `passed_over` is told of members and managers who are nobody here: of which type and id, the attribute, and the
+        ids of nobody. Without it they are refused."""
         chosen = scope or current_scope()
         tenant = tenant_id if chosen.tenant_id is None else chosen.tenant_id
         if tenant is None:
@@ -330,6 +331,9 @@ class Directory:
                 raise OwnedByUpstream(f"An upstream owns {key}", scim_type="mutability")
             if wanted is not None:
                 found = db.session().execute(_KIND, {"tenant": self.tenant, "id": wanted}).scalar()
+                if found != target and key == MANAGER and self._passed_over is not None:
+                    self._passed_over(row.type, row.id, MANAGER, [wanted])
+                    continue
                 if found != target:
                     raise ValidationFailed(f"{key}: there is no such {target}", scim_type="invalidValue")
                 if key == PARENT:
@@ -400,7 +404,7 @@ class Directory:
             raise ValidationFailed("members: a group cannot be its own member", scim_type="invalidValue")
         if not strangers or self._passed_over is None:
             return wanted
-        self._passed_over(group_id, strangers)
+        self._passed_over("Group", group_id, "members", strangers)
         return [member for member in wanted if member not in set(strangers)]
 
     def _set_members(self, group_id: str, wanted: Sequence[str], *, complete: bool) -> None:

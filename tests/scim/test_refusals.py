@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from broker import ids, refusals
+from broker.attributes import ENTERPRISE
 from broker.context import Scope
 from broker.db import unit
 from broker.models import Event
@@ -114,8 +115,13 @@ def test_members_who_are_nobody_here_are_passed_over_and_told(acme: Scim, world:
     assert acme.put(f"/Groups/{group}", said).status_code == 200
     events = told(world.acme, PASSED_OVER)
     assert [one.resource_id for one in events] == [group] * 3
-    assert events[0].changed == {"reason": "no user or group here has this id", "members": ["nobody"], "count": 1}
-    assert events[1].request_id == "half" and events[1].changed["count"] == 2 and "fake" in events[1].changed["members"]
+    assert events[0].changed == {
+        "attribute": "members",
+        "reason": "nobody here has this id",
+        "ids": ["nobody"],
+        "count": 1,
+    }
+    assert events[1].request_id == "half" and events[1].changed["count"] == 2 and "fake" in events[1].changed["ids"]
     assert told(world.acme, REFUSED) == []
 
 
@@ -140,6 +146,19 @@ def test_nothing_is_told_of_a_request_that_came_to_nothing(acme: Scim, world: Wo
     assert told(world.acme, PASSED_OVER) == []
 
 
+def test_a_manager_who_is_nobody_here_stops_nobody(acme: Scim, world: World) -> None:
+    boss, key = acme.user("boss"), f"{ENTERPRISE}:manager"
+    ada = acme.user("ada", **{ENTERPRISE: {"manager": {"value": "gone"}, "department": "R&D"}})
+    assert acme.get(f"/Users/{ada}").json[ENTERPRISE] == {"department": "R&D"}
+    assert acme.patch(f"/Users/{ada}", {"op": "add", "path": key, "value": {"value": boss}}).status_code == 200
+    stays = acme.patch(f"/Users/{ada}", {"op": "replace", "path": key, "value": {"value": ids.new("usr")}}).json
+    assert stays[ENTERPRISE]["manager"]["value"] == boss
+    events = told(world.acme, PASSED_OVER)
+    assert [(one.resource_type, one.resource_id, one.changed["attribute"]) for one in events] == [
+        ("User", ada, f"{key}.value")
+    ] * 2
+
+
 def test_a_strict_credential_names_only_who_is_here(web: Flask, world: World) -> None:
     assert world.acme.slug is not None
     strict = Scim(web, world.acme.slug, token_of(world.acme, mode="strict"))
@@ -147,3 +166,5 @@ def test_a_strict_credential_names_only_who_is_here(web: Flask, world: World) ->
     refused(strict.patch(f"/Groups/{group}", add("nobody")), 400, "invalidValue")
     refused(strict.post("/Groups", {"displayName": "h", "members": [{"value": "nobody"}]}), 400, "invalidValue")
     assert "members" not in strict.get(f"/Groups/{group}").json
+    managed = {"userName": "x", ENTERPRISE: {"manager": {"value": "nobody"}}}
+    refused(strict.post("/Users", managed), 400, "invalidValue")
