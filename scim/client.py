@@ -415,23 +415,11 @@ def _refusal(asked: Exchange, what: str) -> TargetError:
     kind = _KINDS.get(response.status)
     if kind is None:
         kind = Closed if response.status < 400 else Refused if response.status < 500 else Troubled
-    scim_type, said = _said(asked)
+    scim_type, said = asked.words()
     if kind is Refused and scim_type == "noTarget":
         kind = NoTarget
     text = f"{what} answered {response.status}"
     return kind(f"{text}: {said}" if said else text, asked, retry_after=response.retry_after)
-
-
-def _said(asked: Exchange) -> tuple[Any, str]:
-    """The type of a SCIM error (RFC 7644 §3.12), and its words, cut and cleaned; nothing of any other body."""
-    try:
-        error = loads(_response(asked).body, max_bytes=LONGEST_ANSWER)
-    except StrictJsonError:
-        return None, ""
-    if not isinstance(error, dict):
-        return None, ""
-    parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
-    return error.get("scimType"), asked.clean(" - ".join(parts))
 
 
 def _path(resource_type: str, remote_id: str) -> str:

@@ -60,6 +60,17 @@ class Exchange:
             request["body"] = _bounded(_masked(self.body))
         return {"at": self.at.isoformat(timespec="seconds"), "request": request, "answer": self._answer()}
 
+    def words(self) -> tuple[Any, str]:
+        """The type of a SCIM error (RFC 7644 §3.12), and its words, cut and cleaned; nothing of any other body."""
+        try:
+            error = loads(self.response.body if self.response is not None else b"", max_bytes=LONGEST_ANSWER)
+        except StrictJsonError:
+            return None, ""
+        if not isinstance(error, dict):
+            return None, ""
+        parts = [part for part in (error.get("scimType"), error.get("detail")) if isinstance(part, str) and part]
+        return error.get("scimType"), self.clean(" - ".join(parts))
+
     def _answer(self) -> dict[str, Any] | None:
         response = self.response
         if response is None:
