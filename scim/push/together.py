@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -29,14 +30,26 @@ _FILTER = 3_000
 
 
 def batches(works: Sequence[Work], channel: Channel, connections: int) -> list[list[Work]]:
-    """The works as they shall be sent: those that may go together, in as many requests as there are connections."""
+    """The works as they shall be sent: those that may go together, in as many requests as there are connections.
+
+    What failed goes with fewer the next time, and alone in the end: a target may be too slow for many at once.
+    """
     joint = [work for work in works if _may_join(work, channel)] if channel.takes_bulk else []
     if len(joint) < 2:
         return [[work] for work in works]
     size = min(channel.client.profile.bulk_operations, max(_LEAST, -(-len(joint) // connections)))
     joined = {id(work) for work in joint}
     alone = [[work] for work in works if id(work) not in joined]
-    return [joint[start : start + size] for start in range(0, len(joint), size)] + alone
+    together = []
+    joint.sort(key=_attempts)
+    for attempts, equal in groupby(joint, key=_attempts):
+        same, most = list(equal), max(1, size >> min(2 * attempts, 16))
+        together += [same[start : start + most] for start in range(0, len(same), most)]
+    return together + alone
+
+
+def _attempts(work: Work) -> int:
+    return work.attempts
 
 
 def carry_out_together(works: Sequence[Work], channel: Channel) -> list[Outcome]:

@@ -11,7 +11,7 @@ from broker.db import platform_scope, unit
 from broker.models import ScimTarget, TargetResource
 from broker.registry import targets
 from tests.limits import GROUP, USER, WORK, aws, bulk, google, schema, tells
-from tests.receivers import Answer, Receiver
+from tests.receivers import Answer, Asked, Receiver
 from tests.scim.test_push import AD_USER, ENTERPRISE, Tenant, acme, drain, listening, pushing, receiver
 
 __all__ = ["acme", "listening", "pushing", "receiver"]
@@ -288,6 +288,20 @@ def test_operations_without_an_answer_or_refused_are_settled_one_by_one(acme: Te
     acme.wait_over()
     drain()
     assert [one.status for one in acme.deliveries()] == ["failed"] and len(receiver.users()) == 9
+
+
+def test_a_target_that_is_too_slow_for_many_at_once_is_asked_of_fewer(acme: Tenant, receiver: Receiver) -> None:
+    def overtaxed(asked: Asked, act: Any) -> Answer | None:
+        return Answer(0) if asked.method == "GET" and asked.query.get("filter", "").count(" or ") > 6 else None
+
+    receiver.rules += [overtaxed, *bulk(receiver)]
+    acme.target(receiver)
+    people = acme.users(60)
+    for _ in range(8):
+        drain()
+        acme.wait_over()
+    assert acme.states() == dict.fromkeys(people, "present") and acme.deliveries() == []
+    assert len(receiver.users()) == 60
 
 
 def test_a_request_that_is_too_large_goes_in_halves(acme: Tenant, receiver: Receiver) -> None:
