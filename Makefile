@@ -44,7 +44,7 @@ soak: $(READY) ## random kills and restarts at full count
 
 parties: $(PARTIES)/.ready ## other people's programs that tests sign in with and provision
 
-$(PARTIES)/.ready: tests/parties/package.json tests/parties/requirements.txt
+$(PARTIES)/.ready: tests/parties/package.json tests/parties/requirements.txt tests/parties/published.py
 	@for program in node npm chromium; do command -v $$program >/dev/null || { echo "$$program is missing; on Debian: apt install nodejs npm chromium (Node 20 or newer)" >&2; exit 1; }; done
 	mkdir -p $(PARTIES)
 	cp tests/parties/package.json $(PARTIES)/package.json
@@ -52,6 +52,7 @@ $(PARTIES)/.ready: tests/parties/package.json tests/parties/requirements.txt
 	ln -sfn ../../$(PARTIES)/node_modules tests/parties/node_modules
 	test -x $(PARTIES)/venv/bin/python || $(PYTHON) -m venv $(PARTIES)/venv
 	$(PARTIES)/venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/parties/requirements.txt
+	@$(PYTHON) tests/parties/published.py $(PARTIES)/published || echo "Published requests could not be fetched: their tests will say so" >&2
 	@touch $@
 
 lock: $(READY) ## pin every dependency with hashes

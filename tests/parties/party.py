@@ -101,6 +101,14 @@ def needed(program: str) -> str:
     return found
 
 
+def installed(path: str) -> Path:
+    """A file below what is installed, which these tests cannot do without."""
+    found = INSTALLED / path
+    if not found.exists():
+        _without(path)
+    return found
+
+
 def _without(what: str) -> None:
     why = f"OTHER PEOPLE'S PROGRAMS ARE MISSING ({what}): install nodejs, npm and chromium, then `make parties`"
     if os.environ.get("CI") == "true":
