@@ -8,17 +8,19 @@ again and what is remembered of it are `scim.push`'s. Remote ids are the receive
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote, urlencode
 
 import orjson
 
-from broker.attributes import fold
 from broker.strict_json import StrictJsonError, loads
 from connectors.http import Blocked, HttpClient, OutboundError, Response, TooLarge
 from scim.exchange import LONGEST_ANSWER, Exchange
 from scim.profiles import Profile, capabilities
+from scim.remotes import Listing
+from scim.remotes import Remote as Remote
 
 ENDPOINTS = {"User": "Users", "Group": "Groups"}
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
@@ -127,20 +129,6 @@ _KINDS: dict[int, type[TargetError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """A resource as the receiver shows it."""
-
-    id: str
-    document: Mapping[str, Any]
-
-    def get(self, name: str) -> Any:
-        """One attribute; SCIM's attribute names know no case (RFC 7643 §2.1)."""
-        if name in self.document:
-            return self.document[name]
-        return next((value for key, value in self.document.items() if key.lower() == name.lower()), None)
-
-
 class Credential(Protocol):
     """What is shown at a receiver."""
 
@@ -185,34 +173,42 @@ class TargetClient:
         self._base = base_url.rstrip("/")
         self._credential = Fixed(credential) if isinstance(credential, str) else credential
         self._timeout = timeout
+        self._listing = Listing()
         self.profile = profile or Profile()
 
     def find(self, resource_type: str, attribute: str, value: str) -> list[Remote]:
         """Those whose `attribute` equals the value. Refused when the receiver ignores filters: it tells none apart."""
-        query: dict[str, str] = {}
-        if self.profile.searches:
-            query = {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", **self._first(10)}
+        if not self.profile.searches:
+            read = partial(self._everybody, resource_type)
+            return self._listing.find(resource_type, attribute, value, read)
+        remotes, _ = self._listed(
+            resource_type, {"filter": f"{attribute} eq {orjson.dumps(value).decode()}", **self._first(10)}
+        )
+        if not all(remote.agrees(attribute, value) for remote in remotes):
+            text = f"GET /{ENDPOINTS[resource_type]}: the target does not filter by {attribute}"
+            raise Refused(text)
+        return remotes
+
+    def _everybody(self, resource_type: str) -> list[Remote]:
+        remotes, total = self._listed(resource_type, {})
+        if total > len(remotes):
+            raise Refused(f"GET /{ENDPOINTS[resource_type]}: the target can neither search nor list everybody at once")
+        return remotes
+
+    def _listed(self, resource_type: str, query: dict[str, str]) -> tuple[list[Remote], int]:
         if resource_type == "Group" and self.profile.excludes:
             query["excludedAttributes"] = "members"
         path = f"/{ENDPOINTS[resource_type]}"
         try:
             asked = self._ask("GET", path, query=urlencode(query, quote_via=quote))
         except Missing:
-            return []  # some say "nobody" so
+            return [], 0  # some say "nobody" so
         found = _json(asked)
-        listed = Remote("", found).get("Resources")
-        if listed is None:
-            listed = []
-        if not isinstance(listed, list) or not isinstance(Remote("", found).get("totalResults"), int):
+        listed, total = Remote("", found).get("Resources"), Remote("", found).get("totalResults")
+        listed = [] if listed is None else listed
+        if not isinstance(listed, list) or not isinstance(total, int):
             raise Troubled(f"{_answered(asked)} with something that is no list", asked)
-        remotes = [_remote(asked, one) for one in listed]
-        if not self.profile.searches:
-            if Remote("", found).get("totalResults") > len(remotes):
-                raise Refused(f"{asked}: the target can neither search nor list everybody at once", asked)
-            return [one for one in remotes if one.get(attribute) is not None and _agrees(one, attribute, value)]
-        if not all(_agrees(remote, attribute, value) for remote in remotes):
-            raise Refused(f"{asked}: the target does not filter by {attribute}", asked)
-        return remotes
+        return [_remote(asked, one) for one in listed], total
 
     def find_any(self, resource_type: str, pairs: Sequence[tuple[str, str]]) -> list[Remote]:
         """Those of which one attribute equals its value. Refused when the receiver does not show them all at once."""
@@ -309,7 +305,9 @@ class TargetClient:
             asked = self._ask("POST", f"/{ENDPOINTS[resource_type]}", body=document)
         except Missing as missing:
             raise Closed(f"{missing}. Is this its base URL?", missing.exchange) from None
-        return _remote(asked, _json(asked)).id
+        made = _remote(asked, _json(asked)).id
+        self._listing.add(resource_type, Remote(made, document))
+        return made
 
     def replace(self, resource_type: str, remote_id: str, document: Mapping[str, Any]) -> None:
         # Strict receivers refuse a PUT whose id does not say the path's (RFC 7644 §3.5.1 lets them).
@@ -321,6 +319,7 @@ class TargetClient:
 
     def remove(self, resource_type: str, remote_id: str) -> None:
         """Make it gone; that it was gone before is as good."""
+        self._listing.forget()
         try:
             self._ask("DELETE", _path(resource_type, remote_id))
         except Missing:
@@ -345,6 +344,8 @@ class TargetClient:
             if response.status != 401:
                 self._credential.accepted()
         if not 200 <= response.status < 300:
+            if response.status in (404, 409):
+                self._listing.forget()
             raise _refusal(asked, str(asked))
         if (response.header("content-type") or "").lower().startswith("text/html"):
             # A gateway's page, whatever status it has: the receiver itself has not been asked.
@@ -429,11 +430,3 @@ def _path(resource_type: str, remote_id: str) -> str:
 def is_id(text: str) -> bool:
     """Fit to stand in a path and in a filter: a dot segment would name another resource."""
     return 0 < len(text) <= _LONGEST_ID and text.isprintable() and text not in (".", "..")
-
-
-def _agrees(remote: Remote, attribute: str, value: str) -> bool:
-    """An attribute that is not shown proves nothing."""
-    shown = remote.get(attribute)
-    if shown is None:
-        return True
-    return shown == value if attribute == "externalId" else fold(str(shown)) == fold(value)

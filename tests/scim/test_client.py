@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -280,3 +281,22 @@ def test_what_is_told_stays_small_however_much_was_said(client: TargetClient, re
     with pytest.raises(Refused) as raised:
         client.replace("User", "1", {f"attribute{number}": ["x" * 1_000] * 100 for number in range(100)})
     assert len(orjson.dumps(raised.value.told)) < 12_000
+
+
+def test_one_that_cannot_search_is_listed_once_and_again_when_an_answer_contradicts_it(
+    client: TargetClient, receiver: Receiver
+) -> None:
+    client.profile = replace(client.profile, searches=False)
+    for number in range(20):
+        receiver.send("POST", "/Users", {"userName": f"person{number}", "externalId": f"usr_{number}"})
+    receiver.asked.clear()
+    for number in range(20):
+        [found] = client.find("User", "externalId", f"usr_{number}")
+        assert [one.id for one in client.find("User", "userName", f"PERSON{number}")] == [found.id]
+    made = client.create("User", {"userName": "late", "externalId": "usr_late"})
+    assert [one.id for one in client.find("User", "userName", "late")] == [made]
+    assert client.find("User", "externalId", "USR_1") == [] and len(receiver.requests("GET", "/Users")) == 1
+    receiver.send("POST", "/Users", {"userName": "local"})
+    with pytest.raises(Clash):
+        client.create("User", {"userName": "local"})
+    assert len(client.find("User", "userName", "local")) == 1 and len(receiver.requests("GET", "/Users")) == 2
