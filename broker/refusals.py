@@ -51,7 +51,7 @@ def tell(
 ) -> None:
     """Remember it in the tenant's audit log, unless it was told a moment ago. `why` is short and the same for the same
     reason; `said` is shown. Never raises for a database that is away: the answer does not hang on it."""
-    left_out = _counted((scope.tenant_id, actor.counted_as), (name, resource_type, resource_id, why))
+    left_out = _counted((scope.tenant_id, actor.counted_as), (name, resource_type, resource_id, why[:LONGEST]))
     if left_out is None:
         return
     changes = Changes()

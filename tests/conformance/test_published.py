@@ -1,7 +1,7 @@
 """What vendors publish to try a SCIM server with, as data, asked of ours in front of the network.
 
-Microsoft's collection for Postman (AzureAD/SCIMReferenceCode, MIT licence) is run by newman (Apache-2.0); `make
-parties` fetches both. What it expects beside the RFC is listed with the reason: nothing else may fail, and all of it must.
+Microsoft's collection for Postman (AzureAD/SCIMReferenceCode, MIT licence) is run by newman (Apache-2.0); both with
+`make parties`. What it expects beside the RFC is listed with the reason: nothing else may fail, and all of it must.
 """
 
 from __future__ import annotations
