@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from broker import ids
 from broker.context import Scope
 from broker.db import platform_scope
 from broker.models import Tenant
@@ -36,6 +37,8 @@ def canonical(path: Path, *, into: str | None = None) -> list[bytes]:
 
 
 def _moved(line: dict[str, Any], key: str, value: Any, into: str) -> Any:
+    if line["part"] == "custom_attribute":
+        return ids.renewed(value, into) if key == "id" else value
     named = key in IDS or key in ("document", "local", "pins") or (key == "member_key" and line["via"] is None)
     return renewed(value, into) if named else value
 

@@ -54,7 +54,7 @@ def declare(values: Mapping[str, Any]) -> CustomAttribute:
         raise ValidationFailed(errors={"uniqueness": ["A boolean is nobody's alone."]})
     if values.get("canonical_values") and type_ != "string":
         raise ValidationFailed(errors={"canonical_values": ["Belong to strings."]})
-    attribute = CustomAttribute(id=ids.new("att"), name_key=name.lower(), **values)
+    attribute = CustomAttribute(**{"id": ids.new("att"), **values, "name_key": name.lower()})
     attribute.resource_type = values.get("resource_type", "User")
     attribute.canonical_values = _choices(values.get("canonical_values") or [])
     attribute.case_exact = type_ in _EXACT or (type_ not in _FOLDED and values.get("case_exact", False))

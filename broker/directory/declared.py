@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +34,11 @@ _HELD = sa.text("""
     SELECT v.attribute FROM unnest(CAST(:numbers AS smallint[]), CAST(:keys AS text[])) AS u(number, key)
     JOIN resource_values v ON v.tenant_id = :tenant AND v.attribute = u.number AND v.value_key = u.key
     WHERE v.resource_id <> :id
+""")
+
+_THERE = sa.text("""
+    SELECT v.attribute, v.value_key FROM unnest(CAST(:numbers AS smallint[]), CAST(:keys AS text[])) AS u(number, key)
+    JOIN resource_values v ON v.tenant_id = :tenant AND v.attribute = u.number AND v.value_key = u.key
 """)
 
 
@@ -101,6 +106,28 @@ def check_unique(tenant: str, row: Row) -> None:
     if taken is not None:
         name = next(line.name for line, _ in claimed if line.number == taken)
         raise Conflict(f"{name}: another {row.noun} has this value", scim_type="uniqueness")
+
+
+def held(tenant: str, arriving: Sequence[Row]) -> dict[str, str]:
+    """Who of these cannot come in, and the attribute by which: somebody before him has a value that is one resource's
+    alone."""
+    carrying = [row for row in arriving if CUSTOM.get(row.type) in row.read()]
+    if not carrying:
+        return {}
+    known = declared(tenant)
+    claims = {row.id: [one for one in _keys(row, known) if one[0].unique] for row in carrying}
+    asked = [(line.number, key) for claimed in claims.values() for line, key in claimed]
+    columns = {"numbers": [number for number, _ in asked], "keys": [key for _, key in asked]}
+    there = db.session().execute(_THERE, arrays({"tenant": tenant, **columns})) if asked else ()
+    taken = {(number, key) for number, key in there}
+    refused: dict[str, str] = {}
+    for id, claimed in claims.items():
+        clashing = [line.name for line, key in claimed if (line.number, key) in taken]
+        if clashing:
+            refused[id] = min(clashing)
+        else:
+            taken |= {(line.number, key) for line, key in claimed}
+    return refused
 
 
 def is_clash(error: IntegrityError) -> bool:

@@ -16,17 +16,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from .. import ids
-from ..attributes import fold
+from ..attributes import CUSTOM, fold
 from ..db import arrays, db
-from ..errors import LimitExceeded
+from ..errors import LimitExceeded, ValidationFailed
 from ..events import Changes, record
-from ..models import Link, LinkRecord, Membership
-from . import documents, mapping, names, room, rows
+from ..models import CustomAttribute, Link, LinkRecord, Membership
+from . import declarations, declared, documents, mapping, names, room, rows
 from .news import Tally, shown
 from .rows import LONGEST_NAME, PREFIX, Row, Unfit
 
 Item = Mapping[str, Any]
-Part = Literal["resource", "reference", "link", "membership"]
+Part = Literal["custom_attribute", "resource", "reference", "link", "membership"]
 
 
 class Refusal(NamedTuple):
@@ -84,6 +84,8 @@ _PLACE = 4
 
 def restore(tenant: str, part: Part, items: Sequence[Item], guarded: frozenset[str]) -> Restored:
     match part:
+        case "custom_attribute":
+            return attributes(items)
         case "resource":
             return resources(tenant, items)
         case "reference":
@@ -94,14 +96,43 @@ def restore(tenant: str, part: Part, items: Sequence[Item], guarded: frozenset[s
             return memberships(tenant, items)
 
 
+def attributes(items: Sequence[Item]) -> Restored:
+    """What the tenant had declared, under numbers that are free here. Raises LimitExceeded."""
+    done = Restored()
+    there = db.session().scalars(sa.select(CustomAttribute)).all()
+    here = {(one.resource_type, one.name_key): one for one in there}
+    taken = {one.id for one in there}
+    for index, item in enumerate(items):
+        present = here.get((item["resource_type"], item["name"].lower()))
+        if present is not None and all(getattr(present, name) == item[name] for name in item if name != "id"):
+            done.unchanged += 1
+        elif present is not None:
+            done.refuse(index, "/name", "This attribute is declared here already, and differs.")
+        elif item["id"] in taken or not ids.is_id(item["id"], "att"):
+            done.refuse(index, "/id", "This id is another attribute's, or none of an attribute.")
+        else:
+            try:
+                made = declarations.declare(item)
+            except ValidationFailed as wrong:
+                name, said = next(iter(wrong.errors.items()))
+                done.refuse(index, f"/{name}", said[0])
+                continue
+            here[made.resource_type, made.name_key] = made
+            taken.add(made.id)
+            done.created += 1
+    return done
+
+
 def resources(tenant: str, items: Sequence[Item]) -> Restored:
     """Raises LimitExceeded."""
     done = Restored()
     here = rows.load(tenant, [item["id"] for item in items], removed=True)
     fresh: list[New] = []
+    known = declared.declared(tenant)
     for index, item in enumerate(items):
         try:
             row = _row(item)
+            _check_declared(known, row)
         except Unfit as unfit:
             done.refuse(index, f"/document/{unfit.key}", unfit.detail)
             continue
@@ -160,6 +191,15 @@ def _row(item: Item) -> Row:
     return row
 
 
+def _check_declared(known: declared.Declarations, row: Row) -> None:
+    """Raises Unfit for a value of the tenant's own that is not declared here, or not so."""
+    if row.removed_at is not None:
+        return
+    for name, detail in declared.faults(known, row.type, row.read()):
+        pointer = f"{CUSTOM[row.type]}/{name.replace('~', '~0').replace('/', '~1')}"
+        raise Unfit(pointer.rstrip("/"), "not_declared", detail)
+
+
 _CALLED = {"displayName": "display_name", "externalId": "external_id", "userType": "user_type"}
 
 
@@ -174,9 +214,12 @@ def _nobody_elses(tenant: str, fresh: Sequence[New], done: Restored) -> list[New
     refused = names.refused(tenant, [names.Claim(row.id, row.name_key, None) for row in people])
     wanted = [row.token_key for _, row in fresh if row.token_key is not None]
     tokens = set(session.execute(_TOKENS, arrays({"tenant": tenant, "keys": wanted})).scalars())
+    held = declared.held(tenant, [row for _, row in fresh if row.removed_at is None])
     taken = []
     for index, row in fresh:
-        if row.id in elsewhere:
+        if row.id in held:
+            done.refuse(index, f"/document/{CUSTOM[row.type]}/{held[row.id]}", "This value is another resource's.")
+        elif row.id in elsewhere:
             done.refuse(index, "/id", "This id is another tenant's.")
         elif row.id in refused:
             done.refuse(index, "/name", "This userName is somebody else's.")

@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from broker import ids, strict_json
-from broker.attributes import SCHEMA_VERSION
+from broker.attributes import CUSTOM, SCHEMA_VERSION
 from broker.directory.rows import LONGEST_REF, PREFIX
+from broker.models.declarations import TYPES
 
 FORMAT, VERSION = "scaikey-archive", 1
 LONGEST = 32 * 1024 * 1024
@@ -134,6 +135,19 @@ TYPE = _one_of(*PREFIX)
 PARTS: Mapping[str, Mapping[str, Form]] = {
     "provider": {"id": ID, "kind": TEXT, "name": TEXT},
     "target": {"id": ID, "base_url": TEXT},
+    "custom_attribute": {
+        "id": ID,
+        "resource_type": _one_of(*CUSTOM),
+        "name": TEXT,
+        "type": _one_of(*TYPES),
+        "multi_valued": FLAG,
+        "case_exact": FLAG,
+        "uniqueness": _one_of("none", "server"),
+        "mutability": _one_of("readWrite", "immutable"),
+        "filterable": FLAG,
+        "canonical_values": NAMES,
+        "description": _or_null(TEXT),
+    },
     "resource": {
         "id": ID,
         "resource_type": TYPE,
@@ -269,8 +283,8 @@ def examined(path: Path) -> Contents:
         counts = {part: contents.counts[part] for part in PARTS}
         for path_, said, found in (
             ("/digest", value.get("digest"), digest.hexdigest()),
-            ("/counts", value.get("counts"), counts),
-            ("/counts", head.get("counts"), counts),
+            ("/counts", _complete(value.get("counts")), counts),
+            ("/counts", _complete(head.get("counts")), counts),
         ):
             if said != found:
                 raise Broken(number, path_, "The archive is not what was written: lines were changed or lost.")
@@ -278,6 +292,11 @@ def examined(path: Path) -> Contents:
             raise Broken(number + 1, "", "There is something after the end of the archive.")
     contents.lines, contents.digest = number - 1, digest.digest()
     return contents
+
+
+def _complete(counts: Any) -> Any:
+    """Counts with a nought for every part that an older archive does not know."""
+    return {**dict.fromkeys(PARTS, 0), **counts} if isinstance(counts, dict) else counts
 
 
 def items(path: Path, line: int, position: int) -> Iterator[Line]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from broker.context import Scope
 from broker.db import db, unit
 from broker.models import (
+    CustomAttribute,
     IdentityProvider,
     Link,
     LinkRecord,
@@ -44,6 +45,7 @@ _ELSEWHERE = {("resource", "resource_type"): Resource.type, ("link", "record"): 
 _SOURCES: Mapping[str, tuple[Any, tuple[Any, ...], Any]] = {
     "provider": (IdentityProvider, (IdentityProvider.id,), None),
     "target": (ScimTarget, (ScimTarget.id,), ScimTarget.id.in_(sa.select(TargetResource.target_id))),
+    "custom_attribute": (CustomAttribute, (CustomAttribute.id,), None),
     "resource": (Resource, (Resource.id,), None),
     "reference": (Resource, (Resource.id,), _REFERS),
     "link": (Link, (Link.no,), None),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
+from broker.attributes import CUSTOM
 from broker.db import arrays, db
 from broker.models import TargetResource
 from scim import profiles
@@ -197,7 +198,14 @@ def _decide(
     work.name, work.version, work.usable = row.name, row.version, bool(up)
     if row.type == "User":
         document = orjson.loads(row.document)
-        sent = render.person(document, row.id, usable=bool(up), manager=managers.get(row.manager_id))
+        takes = work.target.profile.attributes or ()
+        sent = render.person(
+            document,
+            row.id,
+            usable=bool(up),
+            manager=managers.get(row.manager_id),
+            custom=CUSTOM["User"].lower() in takes,
+        )
         if work.target.mapping:
             sent = mapping.applied(work.target.mapping, document, sent)
         work.document, work.left_out = profiles.fitting(sent, work.target.profile)

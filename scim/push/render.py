@@ -1,8 +1,8 @@
 """What a target is sent about a person or a group.
 
-Owns the choice of attributes: SCIM's core and enterprise ones, our id as `externalId`. The Active Directory
-extension and our own stay here, and so does everything the receiver computes itself. References to other people
-become the receiver's ids; who is not there yet is left out until he is.
+Owns the choice of attributes: SCIM's core and enterprise ones, our id as `externalId`, and what the tenant has declared
+where the target announces it. The Active Directory extension and our own stay here, and so does everything the receiver
+computes itself. References to other people become the receiver's ids; who is not there yet is left out until he is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from broker.attributes import CORE_GROUP, CORE_USER, ENTERPRISE, on
+from broker.attributes import CORE_GROUP, CORE_USER, CUSTOM, ENTERPRISE, on
 from broker.directory.mapping import parse
 
 _NOT_SENT = frozenset({"schemas", "id", "externalId", "meta", "groups", "members", "active", "password"})
@@ -21,9 +21,12 @@ MANAGED = frozenset(parse(path)[1] for line in on("User") if (path := line.path_
 """Core attributes of a person that we may ever send."""
 
 
-def person(document: Mapping[str, Any], id: str, *, usable: bool, manager: str | None) -> dict[str, Any]:
-    """A user as it shall be at the target; `manager` is the manager's remote id."""
-    sent = {"schemas": [CORE_USER], "externalId": id, "active": usable}
+def person(
+    document: Mapping[str, Any], id: str, *, usable: bool, manager: str | None, custom: bool = False
+) -> dict[str, Any]:
+    """A user as it shall be at the target; `manager` is the manager's remote id. `custom`: the target announces the
+    extension of what the tenant has declared."""
+    sent: dict[str, Any] = {"schemas": [CORE_USER], "externalId": id, "active": usable}
     sent.update((name, value) for name, value in document.items() if ":" not in name and name not in _NOT_SENT)
     enterprise = {name: value for name, value in document.get(ENTERPRISE, {}).items() if name != "manager"}
     if manager is not None:
@@ -31,6 +34,9 @@ def person(document: Mapping[str, Any], id: str, *, usable: bool, manager: str |
     if enterprise:
         sent["schemas"] = [CORE_USER, ENTERPRISE]
         sent[ENTERPRISE] = enterprise
+    if custom and (own := document.get(CUSTOM["User"])):
+        sent["schemas"].append(CUSTOM["User"])
+        sent[CUSTOM["User"]] = own
     return sent
 
 

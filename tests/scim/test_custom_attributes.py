@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,17 @@ from scim2_client.engines.wsgi import WSGISCIMClient
 from scim2_tester import Status, check_server
 
 from broker.attributes import CORE_USER, CUSTOM, ENTERPRISE
+from broker.context import Scope
 from broker.directory import declarations
-from scim import declared
+from scim import declared, profiles
+from scim.archive import export_archive
+from scim.push import render
+from scim.push.mapping import applied, check_rows
 from scim.schemas import POLICY
+from tests.archives import canonical
 from tests.casting import Caller, Cast
 from tests.scim.conftest import Scim, token_of
+from tests.scim.test_archive import refusals, taken
 
 URN = CUSTOM["User"]
 Declare = Callable[..., dict[str, Any]]
@@ -385,6 +392,69 @@ def test_an_attribute_ends_with_its_values_when_that_is_confirmed(admin: Caller,
     assert [one["changed"] for one in told] == [[f"{URN}:costCode"]]
     declare("costCode", type="integer")
     assert acme.patch(f"/Users/{ada}", {"op": "add", "path": f"{URN}:costCode", "value": 5}).status_code == 200
+
+
+def archived(scope: Scope, path: Path) -> Path:
+    export_archive(scope, path)
+    return path
+
+
+def test_an_archive_brings_what_was_declared_before_who_carries_it(
+    cast: Cast, acme: Scim, globex: Scim, declare: Declare, tmp_path: Path
+) -> None:
+    declare("badge", uniqueness="server", filterable=True, mutability="immutable", description="What opens doors.")
+    declare("floors", type="integer", multi_valued=True)
+    declare("purpose", resource_type="Group", canonical_values=["work"])
+    ada = acme.user("ada", **{URN: {"badge": "A1", "floors": [1, 2]}})
+    acme.group("ops", ada, **{CUSTOM["Group"]: {"purpose": "work"}})
+    file = archived(cast.acme, tmp_path / "acme.ndjson")
+    run = taken(cast.globex, file)
+    assert (run.status, run.refused) == ("done", 0)
+    assert canonical(archived(cast.globex, tmp_path / "globex.ndjson")) == canonical(file, into=cast.globex.tenant_id)
+    assert globex.names("/Users", filter=f'{URN}:badge eq "a1"') == ["ada"]
+    assert globex.post("/Users", {"userName": "bo", URN: {"badge": "A1"}}).status_code == 409
+    again = taken(cast.globex, file)
+    assert (again.created, again.refused) == (0, 0)
+
+
+def test_what_an_archive_cannot_bring_is_refused_with_its_place(
+    admin: Caller, cast: Cast, acme: Scim, globex: Scim, declare: Declare, tmp_path: Path
+) -> None:
+    declare("badge", uniqueness="server")
+    declare("age", type="integer")
+    for name, values in (("ada", {"badge": "A1"}), ("bo", {"age": 5}), ("cy", {"badge": "C1"})):
+        acme.user(name, **{URN: values})
+    file = archived(cast.acme, tmp_path / "acme.ndjson")
+    theirs = admin.at(cast.globex)
+    for body in ({"name": "badge", "uniqueness": "server"}, {"name": "age"}):
+        assert theirs.post("/custom-attributes", body).status_code == 201
+    globex.user("di", **{URN: {"badge": "a1"}})
+    run = taken(cast.globex, file)
+    assert {(path, detail) for _, path, detail in refusals(cast.globex, run)} == {
+        ("/name", "This attribute is declared here already, and differs."),
+        (f"/document/{URN}/badge", "This value is another resource's."),
+        (f"/document/{URN}/age", "Not of the type string."),
+    }
+    assert sorted(globex.names("/Users")) == ["cy", "di"]
+
+
+def test_a_target_is_sent_what_it_announces_or_its_mapping_names() -> None:
+    person = {"userName": "ada", URN: {"costCode": "1", "badge": "A1"}}
+    users = {"id": CORE_USER, "attributes": [{"name": "userName"}]}
+    theirs = {"id": URN, "attributes": [{"name": "badge"}]}
+
+    def sent(*schemas: dict[str, Any], mapping: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+        profile = profiles.of("auto", profiles.capabilities({}, {"Resources": list(schemas)}, {}))
+        announced = URN.lower() in (profile.attributes or ())
+        document = render.person(person, "usr_1", usable=True, manager=None, custom=announced)
+        return profiles.fitting(applied(mapping, person, document) if mapping else document, profile)[0]
+
+    assert sent(users)["schemas"] == [CORE_USER]
+    assert sent(users, theirs)[URN] == {"badge": "A1"}
+    rows = ({"from": f"{URN}:costCode", "to": "title"}, {"from": f"{URN}:badge", "to": "urn:acme:badges:2.0:User:no"})
+    mapped = sent(mapping=rows)
+    assert (mapped["title"], mapped["urn:acme:badges:2.0:User"], URN in mapped) == ("1", {"no": "A1"}, False)
+    assert check_rows(rows) == list(rows)
 
 
 def test_models_of_few_tenants_are_kept_and_none_for_who_declares_nothing(
