@@ -1,6 +1,7 @@
 """A receiver for very many people: `python -m tests.hoard PORT`. It keeps all it is told, offers bulk, and is quick.
 
-Owns as much of SCIM as a push and a comparison ask for; every look-up is a dictionary's. It is a process of its own, so
+Owns as much of SCIM as a push and a comparison ask for; every look-up is a dictionary's. It refuses nobody, so that who
+is made twice is there twice, and writes a line for each change, those in bulk included. It is a process of its own, so
 that what it takes is nobody else's memory.
 """
 
@@ -85,8 +86,9 @@ _OFFER = {
 
 
 def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
+    """`path` is what follows the base URL."""
     place = urlsplit(path)
-    name, _, id = place.path.removeprefix("/v2").strip("/").partition("/")
+    name, _, id = place.path.strip("/").partition("/")
     if name == "ServiceProviderConfig":
         return 200, _OFFER
     if name == "Bulk":
@@ -110,8 +112,14 @@ def answer(method: str, path: str, body: Any) -> tuple[int, Any]:
             return 204, None
 
 
+def note(method: str, path: str, status: int) -> None:
+    if method != "GET":
+        print(f'"{method} /acme/v2{path} HTTP/1.1" {status}', file=sys.stderr, flush=True)
+
+
 def _operation(one: Json) -> Json:
     status, said = answer(one["method"], one["path"], one.get("data"))
+    note(one["method"], one["path"], status)
     told = {"method": one["method"], "status": str(status), "bulkId": one.get("bulkId")}
     return told if said is None else {**told, "location": f"/v2/Users/{said.get('id')}", "response": said}
 
@@ -124,7 +132,9 @@ async def _talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             at = head.lower().find(b"content-length:")
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             body = await reader.readexactly(length)
+            path = path.partition("/v2")[2]
             status, told = answer(method, path, json.loads(body) if body else None)
+            note(method, path, status)
             said = b"" if told is None else json.dumps(told).encode()
             kind = "Content-Type: application/scim+json\r\n" if said else ""
             writer.write(f"HTTP/1.1 {status} -\r\n{kind}Content-Length: {len(said)}\r\n\r\n".encode() + said)

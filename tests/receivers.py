@@ -129,6 +129,20 @@ def scim2_server(log: Path | None = None) -> Iterator[Callable[[str], Remote]]:
         process.wait()
 
 
+@contextmanager
+def hoard(log: Path) -> Iterator[Remote]:
+    """`tests.hoard` in a process of its own: quick with any number of people. `log`: a line for each change."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with log.open("ab") as output:
+        process = subprocess.Popen([sys.executable, "-m", "tests.hoard", str(port)], stderr=output)
+    try:
+        yield Remote(f"http://127.0.0.1:{port}/v2")
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @dataclass
 class Asked:
     """One request as it arrived."""

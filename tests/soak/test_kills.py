@@ -1,6 +1,7 @@
 """Random kills while 20,000 people and 500 groups are read and pushed, and again while a tenth of them change.
 
-One group has everybody, and members are added and removed by SCIM the whole time.
+One group has everybody, and members are added and removed by SCIM the whole time. The receiver finds in no time whom it
+has: scim2-server, which the everyday test pushes to, looks through all of them for each.
 
 The size and the seed are arguments of the environment, for whoever looks for the cause of a failure:
 `SOAK_PEOPLE`, `SOAK_SEED`, `SOAK_HANDS`.
@@ -17,7 +18,7 @@ import pytest
 
 from tests.installation import Installation
 from tests.ordeal import Ordeal
-from tests.receivers import scim2_server
+from tests.receivers import hoard
 
 PEOPLE = int(os.environ.get("SOAK_PEOPLE", "20000"))
 SEED = int(os.environ.get("SOAK_SEED", "20261122"))
@@ -50,8 +51,8 @@ def dealt(chance: random.Random, hands: int) -> list[str]:
 def test_random_kills_lose_nothing_and_double_nothing(installation: Installation) -> None:
     chance = random.Random(SEED)
     log = installation.folder / "receiver.log"
-    with scim2_server(log) as receiver:
-        ordeal = Ordeal(installation, receiver("acme"), log, PEOPLE, SEED, photo_bytes=9_000, clerk_pause=0.2)
+    with hoard(log) as receiver:
+        ordeal = Ordeal(installation, receiver, log, PEOPLE, SEED, photo_bytes=9_000, clerk_pause=0.2)
         ordeal.prepare()
         ordeal.round("first", HANDS * IMPORTS, dealt(chance, HANDS), pause=(0.3, 6.0))
         changed = ordeal.population.change(0.1)

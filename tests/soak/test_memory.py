@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -31,7 +30,7 @@ from broker.registry import applications, targets
 from scim import push
 from tests.conftest import World, make_provider
 from tests.population import BASE, Population
-from tests.receivers import Remote
+from tests.receivers import Remote, hoard
 from tests.scim.test_push import pushing  # noqa: F401
 
 PEOPLE = int(os.environ.get("SOAK_MEMORY", "200000"))
@@ -223,11 +222,9 @@ def test_a_large_tenant_is_pushed_and_compared_in_little_memory(
 ) -> None:
     scope, groups = world.acme, max(1, PEOPLE // GROUP)
     crowd(scope, groups)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    remote, watch, env = Remote(f"http://127.0.0.1:{port}/v2"), Watch(), environment(services, settings)
+    watch, env = Watch(), environment(services, settings)
     with ExitStack() as held:
-        held.enter_context(started("tests.hoard", str(port), env=env, log=tmp_path / "hoard.log"))
+        remote = held.enter_context(hoard(tmp_path / "hoard.log"))
         target_id = aim(scope, remote)
         ours = [
             held.enter_context(started("broker.cli", name, env=env, log=tmp_path / f"{name}.log"))
