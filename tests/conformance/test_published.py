@@ -12,11 +12,12 @@ from pathlib import Path
 from threading import Thread
 
 import orjson
+import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
 from tests.conftest import World
-from tests.parties.party import installed, needed
+from tests.parties.party import INSTALLED, installed, needed
 from tests.parties.published import PUBLISHED
 from tests.scim.conftest import token_of
 
@@ -39,7 +40,10 @@ OUR_OWN_TOKEN = "Get Token"
 
 def test_microsofts_requests_fail_for_what_is_beside_the_rfc_alone(web: Flask, world: World, tmp_path: Path) -> None:
     needed("node")
-    newman, collection = installed("node_modules/newman/bin/newman.js"), installed("published/microsoft.json")
+    newman, collection = installed("node_modules/newman/bin/newman.js"), INSTALLED / "published" / "microsoft.json"
+    if not collection.exists():
+        # In CI, too: no registry has it, and a host that cannot be reached from there says nothing about us.
+        pytest.skip(f"MICROSOFT'S PUBLISHED REQUESTS COULD NOT BE FETCHED: {PUBLISHED['microsoft.json'][0]}")
     published = collection.read_bytes()
     assert hashlib.sha256(published).hexdigest() == PUBLISHED["microsoft.json"][1]
     folders = [one["name"] for one in orjson.loads(published)["item"] if one["name"] != OUR_OWN_TOKEN]
