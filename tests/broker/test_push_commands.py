@@ -87,7 +87,6 @@ def test_what_cannot_begin_is_one_line(acme: Tenant, receiver: Receiver, scaikey
         targets.update(session.get_one(ScimTarget, (acme.scope.tenant_id, target_id)), {"status": "paused"})
     for arguments, said in (
         (("compare", target_id), "is paused"),
-        (("preview", target_id), "is paused"),
         (("compare", "tgt_none"), "there is no target tgt_none"),
         (("status", "--tenant", "nowhere"), "there is no tenant nowhere"),
     ):
