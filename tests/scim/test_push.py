@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from flask import Flask
+from flask import Flask, current_app
 
 from broker import registry, running
 from broker.config import Config
@@ -23,7 +24,7 @@ from broker.errors import Conflict
 from broker.models import Delivery, Event, Resource, ScimTarget, TargetMember, TargetResource
 from broker.registry import applications, targets
 from scim import push
-from scim.push import ledger, outbox
+from scim.push import ledger, outbox, plan
 from scim.push import run as running_push
 from tests.conftest import World
 from tests.receivers import TOKEN, Answer, Receiver, Remote, faulty_receiver, scim2_server
@@ -232,6 +233,54 @@ def test_disabled_in_the_directory_is_disabled_there_and_enabled_again(
     acme.change(alice, active=True)
     drain()
     assert remote.users()["alice"]["active"] is True
+
+
+@pytest.mark.parametrize("step", ["prepare", "settle"])
+def test_what_somebody_else_has_in_hand_for_a_moment_is_written_all_the_same(
+    acme: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A comparison that walks by notes whom it met while a push is to write down what became of them."""
+    acme.target(receiver)
+    alice = acme.user("alice")
+    drain()
+    acme.change(alice, active=False)
+    module: Any = plan if step == "prepare" else outbox
+    real = getattr(module, step)
+    seen = []
+
+    def beside(*given: Any, **named: Any) -> Any:
+        with in_another_hand(acme.scope, alice):
+            result = real(*given, **named)
+        with_digest = TargetResource.sent_digest.is_not(None)
+        seen.append(tuple(db.session().execute(sa.select(TargetResource.state, with_digest)).one()))
+        return result
+
+    monkeypatch.setattr(module, step, beside)
+    drain()
+    assert seen == [("present", False) if step == "prepare" else ("disabled", True)]
+    assert receiver.users()["alice"]["active"] is False and acme.states() == {alice: "disabled"}
+
+
+@contextmanager
+def in_another_hand(scope: Scope, id: str) -> Iterator[None]:
+    """Another transaction changes what is remembered of a resource, and commits a moment after somebody waits."""
+    app: Any = current_app
+    app, held, waited = app._get_current_object(), threading.Event(), threading.Event()
+
+    def change() -> None:
+        with app.app_context(), acting(system("tests")), unit(scope) as session:
+            session.execute(sa.update(TargetResource).where(TargetResource.resource_id == id).values(met_no=1))
+            held.set()
+            waited.wait(0.5)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    assert held.wait(20)
+    try:
+        yield
+    finally:
+        waited.set()
+        thread.join()
 
 
 def test_a_person_whose_time_ran_out_is_sent_as_disabled(acme: Tenant, receiver: Receiver) -> None:
