@@ -225,8 +225,21 @@ def value_key(value: object, *, exact: bool) -> str:
         case int() | float():
             return f"{Decimal(str(value)).normalize():f}"
         case datetime():
-            return value.astimezone(UTC).isoformat()
+            try:
+                return value.astimezone(UTC).isoformat()
+            except OverflowError:
+                return value.isoformat()  # at either end of time, a date in its own zone alone: nothing kept has it
     return str(value) if exact else fold(str(value))
+
+
+def is_moment(text: str) -> bool:
+    """Whether a date and time can be compared with others, wherever they were said: it names its time zone, and is a
+    date in every zone. Raises ValueError for what is no date at all."""
+    moment = datetime.fromisoformat(text)
+    try:
+        return moment.tzinfo is not None and bool(moment.astimezone(UTC))
+    except OverflowError:
+        return False
 
 
 def fold(text: str) -> str:

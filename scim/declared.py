@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import scim2_models as scim
 
-from broker.attributes import CUSTOM, fold
+from broker.attributes import CUSTOM, fold, is_moment
 from broker.context import Scope
 from broker.db import IN_TENANT, hot
 from broker.errors import BadRequest
@@ -122,13 +122,29 @@ def _check(line: Line, item: Any) -> None:
             raise BadRequest(f"{line.name}: a value of octets is not base64", scim_type="invalidValue") from None
     elif line.type == "integer" and not -(2**63) <= item < 2**63:
         raise BadRequest(f"{line.name}: a whole number has 64 bits", scim_type="invalidValue")
+    elif line.type == "dateTime" and not is_moment(item):
+        raise BadRequest(f"{line.name}: a moment names its time zone and is one in each", scim_type="invalidValue")
     elif line.choices and not any(item == one if line.exact else fold(item) == fold(one) for one in line.choices):
         raise BadRequest(f"{line.name}: not one of the values it takes", scim_type="invalidValue")
 
 
+def gathered(resource_type: str, said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The attributes of a resource, with those under the tenant's own URN that are keys of their own in its object."""
+    urn = CUSTOM.get(resource_type, "")
+    apart = {key.strip()[len(urn) + 1 :]: key for key in said if key.strip().lower().startswith(f"{urn.lower()}:")}
+    if not urn or not apart:
+        return said
+    rest = {key: value for key, value in said.items() if key not in apart.values()}
+    own = next((key for key in rest if key.lower() == urn.lower()), urn)
+    inside = rest.get(own)
+    if inside is not None and not isinstance(inside, Mapping):
+        return said
+    return {**rest, own: {**(inside or {}), **{name: said[key] for name, key in apart.items()}}}
+
+
 def check_names(resource_type: str, said: Mapping[str, Any], models: Models) -> None:
     """Nothing under the tenant's own URN is heard in vain: neither in the attributes of a resource or an operation, nor
-    in keys that are paths. Raises BadRequest for what is not declared."""
+    in keys that are paths. Raises BadRequest for what is not declared, or a part of what has none."""
     urn = CUSTOM.get(resource_type, "").lower()
     if not urn:
         return
@@ -137,7 +153,10 @@ def check_names(resource_type: str, said: Mapping[str, Any], models: Models) -> 
         if lower == urn and isinstance(value, Mapping):
             named = list(value)
         elif lower.startswith(f"{urn}:"):
-            named = [re.split(r"[.\[]", key.strip()[len(urn) + 1 :], maxsplit=1)[0]]
+            path = key.strip()[len(urn) + 1 :]
+            named = [re.split(r"[.\[]", path, maxsplit=1)[0]]
+            if "." in re.sub(r"\[.*\]", "", path, flags=re.S):
+                raise BadRequest(f"{key:.200} is a part of what has none", scim_type="invalidPath")
         else:
             continue
         declared = {"schemas", *(line.name.lower() for line in models.lines.get(resource_type, ()))}

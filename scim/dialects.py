@@ -16,7 +16,7 @@ import orjson
 from broker.attributes import AD_GROUP, AD_USER, CORE_GROUP, CORE_USER, CUSTOM, ENTERPRISE, SCAIKEY_GROUP
 
 from . import strict
-from .declared import OURS, Models, check_names
+from .declared import OURS, Models, check_names, gathered
 
 TOLERANT, STRICT = "tolerant", "strict"
 
@@ -260,6 +260,7 @@ def normalise(resource_type: str, method: str, body: Any, mode: str, models: Mod
     if not isinstance(body, dict):
         return body
     if method != "PATCH":
+        body = gathered(resource_type, body)
         check_names(resource_type, body, models)
         return _plain(body)
     body = {

@@ -79,10 +79,10 @@ class Exchange:
         answer: dict[str, Any] = {"status": response.status, "headers": headers}
         if response.body:
             try:
-                body = _masked(loads(response.body, max_bytes=LONGEST_ANSWER))
+                body = self._cleaned(loads(response.body, max_bytes=LONGEST_ANSWER))
             except StrictJsonError:
                 return {**answer, "body": f"{len(response.body)} octets that are not JSON"}
-            answer["body"] = _bounded(self._cleaned(body))
+            answer["body"] = _bounded(_masked(body))
         return answer
 
     def _cleaned(self, value: Any) -> Any:
@@ -96,7 +96,7 @@ class Exchange:
         """Words of the receiver's: without the token, without control characters, and cut."""
         if self.token:
             text = text.replace(self.token, _HIDDEN)
-        return "".join(letter if letter.isprintable() else " " for letter in text)[:_LONGEST_TEXT]
+        return "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST_TEXT])
 
 
 def _masked(value: Any, within: str = "", depth: int = 0) -> Any:

@@ -81,7 +81,7 @@ def _one(tenant: str, base: str, resource_type: str, id: str) -> _Found | None:
 
 
 def _is_readable(asked: str) -> bool:
-    """Whether a query string is read here as the framework reads it, and asks for no walk."""
+    """Whether a query string is read here as the framework reads it, and asks for no walk in so many words."""
     return asked.isascii() and "cursor" not in asked
 
 
@@ -90,6 +90,8 @@ def _page(scope: Scope, base: str, resource_type: str, asked: str) -> _Found | N
     assert scope.tenant_id is not None
     models = models_of(scope)
     query = from_arguments(dict(reversed(pairs)))  # of a parameter said twice, the first
+    if query.cursor is not None:
+        return None  # a walk, by a name in percent-encoding
     if query.filter is not None and condition(resource_type, query.filter, models).reads_document:
         return None  # it may take too long, and then it is not to be done twice
     if query.sort_by is not None and order(resource_type, query.sort_by, query.descending, models).reads_document:

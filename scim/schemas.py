@@ -10,10 +10,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Annotated, Any
 
 import scim2_models as scim
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import core_schema
 
 from broker.attributes import AD_GROUP, AD_USER, AGENT, CATALOGUE, SCAIKEY_GROUP, UNIT, Attribute, ResourceType
@@ -134,9 +142,20 @@ def _model(base: Any, schema: scim.Schema) -> Any:
 
 
 class _Custom(scim.Extension):
-    """An extension whose attributes may be called anything."""
+    """An extension whose attributes may be called anything, and whose values are what they are said to be."""
 
     model_config = ConfigDict(protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """A truth is no number, and a number neither a truth nor a moment."""
+        kind = cls.get_field_root_type(str(info.field_name))
+        for item in value if isinstance(value, list) else (value,):
+            number = isinstance(item, int | float) and not isinstance(item, bool)
+            if (isinstance(item, bool) and kind is not bool) or (number and kind in (bool, datetime)):
+                raise ValueError(f"{item} is of another type")
+        return value
 
 
 def extension(schema: scim.Schema) -> type[scim.Extension]:
@@ -241,8 +260,6 @@ def _membership() -> type[scim.Resource[Any]]:
     kind = simple(
         "type", "string", mutability="readOnly", canonicalValues=["User", "Group"], description="Its resource type."
     )
-    # Said, because a client takes it for one it may write on every resource.
-    external = simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
     # Said, because a generic client takes it for one that it may write on every resource.
     external = simple("externalId", "string", mutability="readOnly", caseExact=True, description="It has none.")
     group = side("group", "The group.", ["Group"])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from ..attributes import CUSTOM, value_key
+from ..attributes import CUSTOM, is_moment, value_key
 from ..db import arrays, db
 from ..errors import Conflict
 from ..models.declarations import UNIQUE_FROM
@@ -174,7 +174,7 @@ def _suits(type_: str, value: Any) -> bool:
             case "integer" | "decimal":
                 return isinstance(value, int if type_ == "integer" else int | float) and not isinstance(value, bool)
             case "dateTime":
-                return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+                return isinstance(value, str) and is_moment(value)
             case "binary":
                 return isinstance(value, str) and base64.b64decode(value, validate=True) is not None
     except (ValueError, binascii.Error):

@@ -232,6 +232,19 @@ def test_what_failed_is_told_without_secrets_and_without_what_is_known_of_a_pers
     assert told["answer"] == {"status": 400, "headers": headers, "body": body}
 
 
+@pytest.mark.parametrize("before", [0, 200, 290, 299])
+def test_no_part_of_our_token_is_told_where_words_are_cut(
+    client: TargetClient, receiver: Receiver, before: int
+) -> None:
+    receiver.fault("POST", "/Users", Answer(400, {"detail": "." * before + TOKEN + "." * 300}))
+    with pytest.raises(Refused) as raised:
+        client.create("User", ALICE)
+    assert raised.value.told is not None
+    detail = raised.value.told["answer"]["body"]["detail"]
+    assert len(detail) <= 300 and set(detail) <= {".", "*"}
+    assert set(str(raised.value).partition("400")[2]) <= set(": .*")
+
+
 def test_the_members_of_a_group_and_our_ids_are_told_and_names_searched_by_are_not(
     client: TargetClient, receiver: Receiver
 ) -> None:

@@ -128,6 +128,56 @@ def test_what_no_index_or_number_holds_is_a_clear_refusal(acme: Scim, declare: D
     assert acme.post("/Users", {"userName": "bo", URN: {"essay": "nul\0"}}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("integer", True),
+        ("decimal", True),
+        ("boolean", 1),
+        ("dateTime", 5),
+        ("dateTime", True),
+        ("dateTime", "2026-01-31"),
+        ("dateTime", "2026-01-31T12:00:00"),
+        ("dateTime", "0001-01-01T00:00:00+14:00"),
+        ("dateTime", "9999-12-31T23:59:59-14:00"),
+    ],
+)
+def test_a_value_is_never_taken_for_one_of_another_type(acme: Scim, declare: Declare, type_: str, value: Any) -> None:
+    declare("single", type=type_, filterable=True)
+    declare("several", type=type_, multi_valued=True, uniqueness="none" if type_ == "boolean" else "server")
+    ada = acme.user("ada")
+    answers = [
+        acme.post("/Users", {"userName": "bo", URN: {"single": value}}),
+        acme.put(f"/Users/{ada}", {"userName": "ada", URN: {"several": [value]}}),
+        acme.patch(f"/Users/{ada}", {"op": "add", "path": f"{URN}:several", "value": [value]}),
+    ]
+    assert [(one.status_code, one.json["scimType"]) for one in answers] == [(400, "invalidValue")] * 3
+    assert own(acme, ada) == {}
+
+
+def test_a_filter_may_look_for_either_end_of_time(acme: Scim, declare: Declare) -> None:
+    declare("hired", type="dateTime", filterable=True)
+    acme.user("ada", **{URN: {"hired": "2020-01-01T00:00:00Z"}})
+    assert acme.names("/Users", filter=f'{URN}:hired gt "0001-01-01T00:00:00+14:00"') == ["ada"]
+    for end in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        assert acme.names("/Users", filter=f'{URN}:hired eq "{end}"') == []
+
+
+def test_nothing_under_the_tenants_own_urn_is_heard_in_vain(acme: Scim, declare: Declare) -> None:
+    declare("costCode")
+    declare("floors", multi_valued=True)
+    ada = acme.user("ada", **{f"{URN}:costCode": "1", URN: {"floors": ["2"]}})
+    assert own(acme, ada) == {"costCode": "1", "floors": ["2"]}
+    assert acme.put(f"/Users/{ada}", {"userName": "ada", f"{URN.upper()}:FLOORS": ["3"]}).json[URN] == {"floors": ["3"]}
+    for key in ("nothing", "costCode.part", 'floors[value eq "3"]'):
+        assert acme.post("/Users", {"userName": "bo", f"{URN}:{key}": "1"}).status_code == 400, key
+    for path in ("costCode.value", "costCode.part", "floors.value", 'floors[value eq "3"].value', "floors.x[y pr]"):
+        answer = acme.patch(f"/Users/{ada}", {"op": "replace", "path": f"{URN}:{path}", "value": "4"})
+        assert (answer.status_code, answer.json["scimType"]) == (400, "invalidPath"), path
+    changed = acme.patch(f"/Users/{ada}", {"op": "replace", "path": f'{URN}:floors[value eq "3"]', "value": "4.5"})
+    assert changed.json[URN] == {"floors": ["4.5"]}
+
+
 @pytest.mark.parametrize("where", ["POST", "PUT", "PATCH path", "PATCH without path", "PATCH with keys"])
 def test_undeclared_names_are_refused_wherever_they_stand(acme: Scim, declare: Declare, where: str) -> None:
     declare("costCode")
