@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from broker.attributes import ENTERPRISE
 from broker.strict_json import StrictJsonError, loads
 from connectors.http import Response
 
@@ -120,8 +121,12 @@ def _masked(value: Any, within: str = "", depth: int = 0) -> Any:
 
 
 def _attribute(name: str, within: str) -> str:
-    """Whose value stands under this name: a plain `value` is that of the attribute around it."""
-    return within if name.lower() == "value" else name.lower()
+    """Whose value stands under this name: a plain `value` is that of the attribute around it. Under the URN of a schema
+    attributes are called what somebody likes, so that of those only our own manager is known by his name."""
+    name = name.lower()
+    if name == "value" or (within.startswith("urn:") and (within, name) != (ENTERPRISE.lower(), "manager")):
+        return within
+    return name
 
 
 def _named_by(operation: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from broker.attributes import CUSTOM, ENTERPRISE
 from connectors.egress import Egress
 from connectors.http import HttpClient
 from scim.client import (
@@ -230,6 +231,20 @@ def test_what_failed_is_told_without_secrets_and_without_what_is_known_of_a_pers
     headers = {"content-type": "application/scim+json", "retry-after": "7", "www-authenticate": "x ***"}
     body = {"scimType": "invalidValue", "detail": "*** is yours", "userName": "***", "id": "r1"}
     assert told["answer"] == {"status": 400, "headers": headers, "body": body}
+
+
+def test_attributes_that_somebody_called_like_something_of_scims_are_not_told(
+    client: TargetClient, receiver: Receiver
+) -> None:
+    urn, said = CUSTOM["User"], {"detail": "ill", "location": "at home", "type": ["x"], "manager": {"value": "Bo"}}
+    receiver.fault("POST", "/Users", Answer(400, {"detail": "no", urn: said}))
+    with pytest.raises(Refused) as raised:
+        client.create("User", {**ALICE, urn: said, ENTERPRISE: {"manager": {"value": "r1"}, "department": "R&D"}})
+    assert raised.value.told is not None
+    sent, answered = raised.value.told["request"]["body"], raised.value.told["answer"]["body"]
+    hidden = {"detail": "***", "location": "***", "type": ["***"], "manager": {"value": "***"}}
+    assert (sent[urn], answered) == (hidden, {"detail": "no", urn: hidden})
+    assert sent[ENTERPRISE] == {"manager": {"value": "r1"}, "department": "***"}
 
 
 @pytest.mark.parametrize("before", [0, 200, 290, 299])
