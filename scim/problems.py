@@ -59,6 +59,8 @@ def refusal(error: scim.SCIMException | ValidationError) -> Problem:
     """What scim2-models or scim2-server refuses, as a problem that keeps its scimType."""
     if isinstance(error.__cause__, Problem):
         return error.__cause__
+    if isinstance(error, scim.InvalidValueException) and isinstance(error.__cause__, ValidationError):
+        error = error.__cause__  # a PATCH's, which quotes it as a programmer reads it
     if isinstance(error, ValidationError):
         error = scim.SCIMException.from_error(scim.Error.from_validation_errors(error)[0])
     described = error.to_error()

@@ -268,6 +268,13 @@ def test_put_sets_the_members_of_a_group(acme: Scim) -> None:
     refused(acme.put(f"/Groups/{group}", both), 400, "invalidValue")
 
 
+def test_a_value_that_a_patch_may_not_write_is_told_as_one_of_a_post_is(acme: Scim) -> None:
+    ada = acme.user("ada")
+    made = acme.post("/Users", {"userName": "bo", "title": {"a": 1}})
+    changed = acme.patch(f"/Users/{ada}", {"op": "replace", "path": "title", "value": {"a": 1}})
+    assert made.status_code == 400 and (made.status_code, made.json) == (changed.status_code, changed.json)
+
+
 def test_patch_changes_attributes_in_every_shape(acme: Scim) -> None:
     path = f"/Users/{acme.user('ada', emails=[{'value': 'a@x.example', 'type': 'work'}])}"
     done = acme.patch(
