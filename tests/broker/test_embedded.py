@@ -31,6 +31,8 @@ from broker.embedded.postgres import Postgres
 from broker.embedded.roles import ensure_roles
 from broker.embedded.valkey import Valkey
 
+pytestmark = pytest.mark.long
+
 START = """
 import json, sys, time
 from broker import config, embedded

@@ -18,6 +18,8 @@ import pytest
 
 from broker import config, embedded, supervisor
 
+pytestmark = pytest.mark.long
+
 PROGRAM = """
 import json, os, sys
 from broker import config, supervisor

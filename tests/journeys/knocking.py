@@ -63,10 +63,12 @@ _QUERIES = {
 
 @dataclass(frozen=True)
 class Body:
-    """A plausible body. `foreign`: it names things by id, which may be somebody else's."""
+    """A plausible body. `foreign`: it names things by id, which may be somebody else's; `passed_over`: a client's token
+    is not refused for them, which `test_a_client_joins_nobody_of_another_tenant` looks at."""
 
     make: Callable[[Things], Any]
     foreign: bool = False
+    passed_over: bool = False
 
 
 def _patch(*operations: dict[str, Any]) -> dict[str, Any]:
@@ -158,20 +160,25 @@ BODIES: dict[tuple[str, str], Body] = {
     ("POST", "/Groups/.search"): _SEARCH,
     ("POST", "/OrganizationalUnits/.search"): _SEARCH,
     ("POST", "/Agents/.search"): _SEARCH,
-    ("POST", "/Users"): Body(_managed("made"), foreign=True),
-    ("PUT", "/Users/<id>"): Body(_managed("said-anew"), foreign=True),
+    ("POST", "/Users"): Body(_managed("made"), foreign=True, passed_over=True),
+    ("PUT", "/Users/<id>"): Body(_managed("said-anew"), foreign=True, passed_over=True),
     ("PATCH", "/Users/<id>"): Body(
         lambda o: _patch({"op": "replace", "path": f"{ENTERPRISE}:manager", "value": {"value": o["member"]}}),
         foreign=True,
+        passed_over=True,
     ),
     ("POST", "/Groups"): Body(
-        lambda o: {"displayName": "New", "members": [{"value": o["user"]}, {"value": o["group"]}]}, foreign=True
+        lambda o: {"displayName": "New", "members": [{"value": o["user"]}, {"value": o["group"]}]},
+        foreign=True,
+        passed_over=True,
     ),
     ("PUT", "/Groups/<id>"): Body(
         lambda o: {"displayName": "Changed", "members": [{"value": o["user"]}]}, foreign=True
     ),
     ("PATCH", "/Groups/<id>"): Body(
-        lambda o: _patch({"op": "add", "path": "members", "value": [{"value": o["user"]}]}), foreign=True
+        lambda o: _patch({"op": "add", "path": "members", "value": [{"value": o["user"]}]}),
+        foreign=True,
+        passed_over=True,
     ),
     ("POST", "/OrganizationalUnits"): Body(
         lambda o: {"displayName": "New", "parent": {"value": o["unit"]}}, foreign=True

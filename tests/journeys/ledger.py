@@ -9,11 +9,23 @@ import psycopg
 from broker.models import Base
 from tests.journeys.holdings import Realm
 
+_KEPT = {
+    "events": """
+        AND NOT (t.name = 'write.refused' AND EXISTS (
+            SELECT FROM tenants b JOIN tenants a
+                ON a.id = b.id OR a.kind = 'platform' OR (a.kind = 'home' AND a.partner_id = b.partner_id)
+            WHERE b.id = t.tenant_id AND (
+                EXISTS (SELECT FROM resources r WHERE r.tenant_id = a.id AND r.id = t.actor_id)
+                OR EXISTS (SELECT FROM scim_tokens s WHERE s.tenant_id = a.id AND s.id = t.actor_id))))
+    """
+}
+
 
 class Ledger:
     """Notices effects: the digest of everything each holding has, taken anew only after somebody wrote something.
 
-    Left out is when a token was last used, which its holder writes by asking.
+    Left out is what is written by asking: when a token was last used, and that a write was refused, in the log of
+    whoever asked or of a tenant below him.
     """
 
     def __init__(self, platform_url: str, realm: Realm) -> None:
@@ -35,7 +47,7 @@ class Ledger:
             if owner in table.c:
                 yield (
                     f"SELECT {owner}, '{table.name}', md5(string_agg({row}, '' ORDER BY {row})) "
-                    f"FROM {table.name} t WHERE {owner} = ANY(%(owners)s) GROUP BY {owner}"
+                    f"FROM {table.name} t WHERE {owner} = ANY(%(owners)s) {_KEPT.get(table.name, '')} GROUP BY {owner}"
                 )
 
     def changed(self) -> dict[str, set[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -168,3 +169,40 @@ def test_a_strict_credential_names_only_who_is_here(web: Flask, world: World) ->
     assert "members" not in strict.get(f"/Groups/{group}").json
     managed = {"userName": "x", ENTERPRISE: {"manager": {"value": "nobody"}}}
     refused(strict.post("/Users", managed), 400, "invalidValue")
+
+
+def test_a_client_joins_nobody_of_another_tenant(acme: Scim, globex: Scim) -> None:
+    """Who is in another tenant is passed over like who is nowhere, and the answers do not tell them apart."""
+    theirs, their_group = globex.user("theirs"), globex.group("theirs")
+    nobody, no_group = ids.new("usr"), ids.new("grp")
+    ada, group, key = acme.user("ada"), acme.group("g"), f"{ENTERPRISE}:manager"
+
+    def asked(user: str, inner: str, tag: str) -> list[tuple[int, str]]:
+        managed = {"userName": f"made-{tag}", ENTERPRISE: {"manager": {"value": user}}}
+        members = [{"value": user}, {"value": inner}]
+        answers = [
+            acme.post("/Users", managed),
+            acme.put(f"/Users/{ada}", {**managed, "userName": "ada"}),
+            acme.patch(f"/Users/{ada}", {"op": "replace", "path": key, "value": {"value": user}}),
+            acme.post("/Groups", {"displayName": f"made-{tag}", "members": members}),
+            acme.patch(f"/Groups/{group}", add(user, inner)),
+        ]
+        assert all(user not in each.text and inner not in each.text for each in answers)
+        return [
+            (each.status_code, re.sub(r'made-\w+|(usr|grp)_\w+|"[^"]*Z"|W/\\"\d+\\"', "", each.text))
+            for each in answers
+        ]
+
+    assert asked(theirs, their_group, "one") == asked(nobody, no_group, "two")
+    assert "members" not in acme.get(f"/Groups/{group}").json
+    assert ENTERPRISE not in acme.get(f"/Users/{ada}").json
+    assert "groups" not in globex.get(f"/Users/{theirs}").json
+
+
+def test_a_person_is_told_who_is_nobody_here(acme: Scim, web: Flask, world: World) -> None:
+    ada, group = acme.user("ada"), acme.group("g")
+    admin = Scim(web, acme.slug, admin_token_of(world.acme, "tenant_admin", world.acme.tenant_id))
+    refused(admin.patch(f"/Groups/{group}", add(ada, "nobody")), 400, "invalidValue")
+    managed = {"userName": "x", ENTERPRISE: {"manager": {"value": "nobody"}}}
+    refused(admin.post("/Users", managed), 400, "invalidValue")
+    assert told(world.acme, PASSED_OVER) == []
