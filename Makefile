@@ -28,7 +28,7 @@ test: $(READY) ## the everyday suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 long: $(READY) ## what takes minutes: live directories, browsers, kills, faults
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long and not soak" $(ARGS)
 
 check: $(READY) ## ruff, mypy, import floors
 	$(BIN)/ruff check .
