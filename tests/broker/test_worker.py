@@ -50,7 +50,7 @@ from tests.conftest import World
 from tests.oidc.minting import sign_in
 from tests.receivers import TOKEN, Answer, Receiver, faulty_receiver
 
-pytestmark = pytest.mark.timeout(300)  # whole processes start here, on machines that may be busy
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]  # whole processes start here, on machines that may be busy
 
 ROOT = Path(__file__).parents[2]
 WORKER = "cli.cli(['worker'])"

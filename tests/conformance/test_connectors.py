@@ -103,7 +103,10 @@ def live(at: ActiveDirectory | OpenLdap, user: str, password: str, **settings: A
 LIVE = ["live_active_directory", "live_openldap"]
 
 
-@pytest.fixture(params=[*FEEDS, *LIVE], ids=lambda made: made if isinstance(made, str) else made.__name__)
+@pytest.fixture(
+    params=[*FEEDS, *(pytest.param(name, marks=pytest.mark.long) for name in LIVE)],
+    ids=lambda made: made if isinstance(made, str) else made.__name__,
+)
 def feed(request: pytest.FixtureRequest, tmp_path: Path) -> ChangeFeed:
     made = request.getfixturevalue(request.param) if isinstance(request.param, str) else request.param(tmp_path)
     assert isinstance(made, ChangeFeed)
