@@ -6,7 +6,7 @@ Each check asks one thing of one neighbour and says what to do when the answer i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from broker.sign_in import upstream
 from broker.sync import queue
 from broker.vault import VaultError
 from connectors import kinds
-from connectors.port import Misconfigured, Step
+from connectors.port import Misconfigured
 from oidc import keys
 from scim import push
 
@@ -281,23 +281,35 @@ def each_provider(*, tenant_id: str | None = None) -> Iterator[Verdict]:
     try:
         with platform_scope() as session:
             rows = session.execute(theirs).all()
-            known = [
-                (Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug), row.id, row.name)  # type: ignore[arg-type]
-                for row, tenant in rows
-            ]
+            known = [(_scope(tenant), row.id, row.name) for row, tenant in rows]
     except sa.exc.SQLAlchemyError as error:
         yield Verdict("providers", False, type(error).__name__)
         return
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    yield from _side_by_side(_provider, known)
+
+
+def _scope(tenant: Tenant) -> Scope:
+    return Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug)  # type: ignore[arg-type]
+
+
+def _side_by_side(
+    ask: Callable[[Scope, str, str], Verdict], known: Sequence[tuple[Scope, str, str]]
+) -> Iterator[Verdict]:
+    """A verdict on each, in their order; `ask` is told the scope, the id and the name."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+
+    def asked(each: tuple[Scope, str, str]) -> Verdict:
+        with app.app_context():
+            return ask(*each)
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda each: _provider(app, *each), known)
+        yield from pool.map(asked, known)
 
 
-def _provider(app: Flask, scope: Scope, provider_id: str, name: str) -> Verdict:
+def _provider(scope: Scope, provider_id: str, name: str) -> Verdict:
     name = f"{scope.slug}: {name}"
     try:
-        with app.app_context():
-            return _asked(scope, provider_id, name)
+        return _asked(scope, provider_id, name)
     except Misconfigured as flaw:
         return Verdict(name, False, str(flaw), "Correct the settings of the provider.")
     except VaultError as error:
@@ -335,18 +347,15 @@ def each_target() -> Iterator[Verdict]:
     )
     try:
         with platform_scope() as session:
-            known = [
-                (Scope(tenant.id, tenant.partner_id, tenant.kind, tenant.slug), id, name)  # type: ignore[arg-type]
-                for id, name, tenant in session.execute(statement)
-            ]
+            known = [(_scope(tenant), id, name) for id, name, tenant in session.execute(statement)]
     except sa.exc.SQLAlchemyError as error:
         yield Verdict("targets", False, type(error).__name__)
         return
-    for scope, target_id, name in known:
-        yield _target(f"{scope.slug}: {name} ({target_id})", list(push.examine(scope, target_id)))
+    yield from _side_by_side(_target, known)
 
 
-def _target(name: str, steps: list[Step]) -> Verdict:
+def _target(scope: Scope, target_id: str, name: str) -> Verdict:
+    name, steps = f"{scope.slug}: {name} ({target_id})", list(push.examine(scope, target_id))
     wrong = next((step for step in steps if not step.ok), None)
     if wrong is not None:
         return Verdict(name, False, f"{wrong.name}: {wrong.found}", wrong.mend)
@@ -366,7 +375,7 @@ _PUSH = """
     FROM deliveries
 """
 _AT_ONCE = 8
-"""Providers asked at a time: those that do not answer keep the others waiting."""
+"""Providers, or targets, asked at a time: those that do not answer keep the others waiting."""
 _LATE = 300.0
 """Seconds after which a run that nobody begins tells of a worker that is gone."""
 _THEIRS = Tenant.id == IdentityProvider.tenant_id
