@@ -118,22 +118,30 @@ def test_an_application_may_at_the_scim_door_what_a_token_may_and_nothing_elsewh
             assert answer.status_code in (403, 404), path
 
 
-@pytest.mark.parametrize("end", ["disabled", "scope taken", "audience taken", "deleted"])
-def test_an_application_is_out_with_the_answer_that_ends_it(cast: Cast, end: str) -> None:
-    robot = application(cast, cast.acme)
-    token, path = granted(cast, cast.acme, robot), f"/applications/{robot['id']}"
-    assert scim(cast, cast.acme, token).status_code == 200
-    expected = 401
+def ended(cast: Cast, path: str, end: str) -> int:
+    """End what the client at `path` may do; what its tokens are answered from then on."""
     match end:
         case "disabled":
             assert cast.acme_admin.patch(path, {"enabled": False}).status_code == 200
         case "deleted":
             assert cast.acme_admin.delete(path).status_code == 204
-        case "scope taken":
-            expected = 403
-            assert cast.acme_admin.patch(path, {"scopes": []}).status_code == 200
         case _:
-            assert cast.acme_admin.patch(path, {"allowed_audiences": [], "scopes": []}).status_code == 200
+            assert end == "scope taken"
+            assert cast.acme_admin.patch(path, {"scopes": []}).status_code == 200
+            return 403
+    return 401
+
+
+@pytest.mark.parametrize("end", ["disabled", "scope taken", "audience taken", "deleted"])
+def test_an_application_is_out_with_the_answer_that_ends_it(cast: Cast, end: str) -> None:
+    robot = application(cast, cast.acme)
+    token, path = granted(cast, cast.acme, robot), f"/applications/{robot['id']}"
+    assert scim(cast, cast.acme, token).status_code == 200
+    if end == "audience taken":
+        expected = 401
+        assert cast.acme_admin.patch(path, {"allowed_audiences": [], "scopes": []}).status_code == 200
+    else:
+        expected = ended(cast, path, end)
     assert scim(cast, cast.acme, token).status_code == expected
 
 
@@ -153,19 +161,12 @@ def test_a_service_account_is_out_with_the_answer_that_ends_it(cast: Cast, end: 
     account = service_account(cast, cast.acme)
     token, path = granted(cast, cast.acme, account), f"/service-accounts/{account['id']}"
     assert scim(cast, cast.acme, token).status_code == 200
-    expected = 401
-    match end:
-        case "disabled":
-            assert cast.acme_admin.patch(path, {"enabled": False}).status_code == 200
-        case "deleted":
-            assert cast.acme_admin.delete(path).status_code == 204
-        case "scope taken":
-            expected = 403
-            assert cast.acme_admin.patch(path, {"scopes": []}).status_code == 200
-        case _:
-            expected = 404
-            [role] = cast.acme_admin.get(f"/role-assignments?principal_id={account['id']}").get_json()["items"]
-            assert cast.acme_admin.delete(f"/role-assignments/{role['id']}").status_code == 204
+    if end == "role taken":
+        expected = 404
+        [role] = cast.acme_admin.get(f"/role-assignments?principal_id={account['id']}").get_json()["items"]
+        assert cast.acme_admin.delete(f"/role-assignments/{role['id']}").status_code == 204
+    else:
+        expected = ended(cast, path, end)
     assert scim(cast, cast.acme, token).status_code == expected
 
 
