@@ -1,14 +1,14 @@
 """One request to a receiver and its answer, as an administrator may see them.
 
 Owns what of an exchange is shown, and how much: names, structure, ids and the words of a SCIM error stay; what is known
-of a person becomes `***`. A credential is never part of it, and of an answer that is no JSON only its kind and size are
-told: what else is in it may be anybody's.
+of a person becomes `***`, where the receiver repeats what was sent too. A credential is never part of it, and of an
+answer that is no JSON only its kind and size are told: what else is in it may be anybody's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +24,7 @@ from connectors.http import Response
 LONGEST_ANSWER = 4 * 1024 * 1024
 _LONGEST_BODY = 4_096
 _LONGEST_TEXT = 300
-_ITEMS, _DEPTH = 10, 8
+_ITEMS, _DEPTH, _TEXTS = 10, 8, 200
 _HIDDEN = "***"
 _HEADERS = ("content-type", "retry-after", "etag", "www-authenticate", "x-request-id", "x-correlation-id")
 _PLAIN = """
@@ -33,7 +33,10 @@ _PLAIN = """
 """
 _OPEN = frozenset(_PLAIN.lower().split())
 """What tells nothing of a person. Under `members`, `manager` and `groups` stand ids."""
-_QUOTED = re.compile(r'(\w+)( \w\w )"(?:[^"\\]|\\.)*"')
+_QUOTED = re.compile(r'(\w+)( \w\w )("(?:[^"\\]|\\.)*")')
+_ADDRESS = re.compile(r"[^\s\"'<>()\[\],;:=]{1,64}@[^\s\"'<>()\[\],;:=]+")
+_EVIDENT = 6
+"""Letters from which on a value is known again within a word; a shorter one is only where it stands alone."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Exchange:
         if self.query:
             request["query"] = {name: _QUOTED.sub(_unquoted, value) for name, value in parse_qsl(self.query, True)}
         if self.body is not None:
-            request["body"] = _bounded(_masked(self.body))
+            request["body"] = _bounded(_masked(self.body, _cut))
         return {"at": self.at.isoformat(timespec="seconds"), "request": request, "answer": self._answer()}
 
     def words(self) -> tuple[Any, str]:
@@ -80,28 +83,67 @@ class Exchange:
         answer: dict[str, Any] = {"status": response.status, "headers": headers}
         if response.body:
             try:
-                body = self._cleaned(loads(response.body, max_bytes=LONGEST_ANSWER))
+                body = loads(response.body, max_bytes=LONGEST_ANSWER)
             except StrictJsonError:
                 return {**answer, "body": f"{len(response.body)} octets that are not JSON"}
-            answer["body"] = _bounded(_masked(body))
+            left = iter(range(_TEXTS))
+            # Each is searched for all that was sent: as many as may be shown, not as many as somebody answers with.
+            body = _masked(body, lambda text: _HIDDEN if next(left, None) is None else self.clean(text))
+            answer["body"] = _bounded(body)
         return answer
 
-    def _cleaned(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {self.clean(name): self._cleaned(inner) for name, inner in value.items()}
-        if isinstance(value, list):
-            return [self._cleaned(one) for one in value]
-        return self.clean(value) if isinstance(value, str) else value
-
     def clean(self, text: str) -> str:
-        """Words of the receiver's: without the token, without control characters, and cut."""
-        if self.token:
-            text = text.replace(self.token, _HIDDEN)
-        return "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST_TEXT])
+        """Words of the receiver's: without what was sent, without addresses and control characters, and cut."""
+        text = text[: 2 * _LONGEST_TEXT]
+        spans = sorted(found.span() for pattern in self._patterns(text) for found in pattern.finditer(text))
+        shown, end = "", 0
+        for start, stop in spans:
+            if start >= _LONGEST_TEXT:
+                break
+            if start >= end:
+                shown += text[end:start] + _HIDDEN
+            end = max(end, stop)
+        shown += text[end:_LONGEST_TEXT]
+        return "".join(letter if letter.isprintable() else " " for letter in shown[:_LONGEST_TEXT])
+
+    def _patterns(self, text: str) -> Iterator[re.Pattern[str]]:
+        """What must not be read in this text."""
+        yield _ADDRESS
+        folded = text.casefold()
+        for value in self._sent:
+            if value.casefold() in folded:
+                alone = len(value) < _EVIDENT
+                yield re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])" if alone else re.escape(value), re.I)
+
+    @cached_property
+    def _sent(self) -> frozenset[str]:
+        """The credential, and what is known of a person in the request, as far as it could be told."""
+        said = [self.token or "", *_closed(self.body or {})]
+        for _, value in parse_qsl(self.query):
+            said += (orjson.loads(term[3]) for term in _QUOTED.finditer(value) if term[1].lower() not in _OPEN)
+        return frozenset(text for one in said if (text := str(one).strip()[:_LONGEST_TEXT]))
 
 
-def _masked(value: Any, within: str = "", depth: int = 0) -> Any:
-    """The value of the attribute `within`, with what is known of a person hidden; long lists and depths are cut."""
+def _cut(text: str) -> str:
+    return text[:_LONGEST_TEXT]
+
+
+def _closed(value: Any, within: str = "") -> Iterator[Any]:
+    """Every value that is hidden where the request is told."""
+    if isinstance(value, Mapping):
+        named = _named_by(value)
+        for name, inner in value.items():
+            yield from _closed(inner, _attribute(str(name), named or within))
+    elif isinstance(value, list):
+        for one in value:
+            yield from _closed(one, within)
+    elif within not in _OPEN and value is not None and not isinstance(value, bool):
+        yield value
+
+
+def _masked(value: Any, clean: Callable[[str], str], within: str = "", depth: int = 0) -> Any:
+    """The value of the attribute `within`, with what is known of a person hidden and every other text made clean; long
+    lists and depths are cut."""
     if value is None or value == "" or isinstance(value, bool):
         return value
     if depth > _DEPTH:
@@ -109,15 +151,15 @@ def _masked(value: Any, within: str = "", depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         named = _named_by(value)
         return {
-            str(name)[:_LONGEST_TEXT]: _masked(inner, _attribute(str(name), named or within), depth + 1)
+            clean(str(name)): _masked(inner, clean, _attribute(str(name), named or within), depth + 1)
             for name, inner in value.items()
         }
     if isinstance(value, list):
-        shown = [_masked(one, within, depth + 1) for one in value[:_ITEMS]]
+        shown = [_masked(one, clean, within, depth + 1) for one in value[:_ITEMS]]
         return [*shown, f"… {len(value) - _ITEMS} more"] if len(value) > _ITEMS else shown
     if within not in _OPEN:
         return _HIDDEN
-    return value[:_LONGEST_TEXT] if isinstance(value, str) else value
+    return clean(value) if isinstance(value, str) else value
 
 
 def _attribute(name: str, within: str) -> str:

@@ -133,6 +133,61 @@ def test_a_problem_says_the_scim_detail_cut_and_without_our_token(client: Target
     assert len(text) < 350
 
 
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ("userName ALICE@acme.example already exists", "userName *** already exists"),
+        ("Al Bo (alice@acme.example) clashes with bob@other.example", "*** (***) clashes with ***"),
+        (
+            "mailbox smtp:x-alice@acme.example-7 is taken by Alice_Bo, not Ali",
+            "mailbox smtp:*** is taken by Alice_***, not Ali",
+        ),
+        ("Ümit", "***"),
+        ("value 1234567 of employeeNumber is not unique", "value *** of employeeNumber is not unique"),
+        ("emails.type work of usr_1 at r9 is required, true", "emails.type work of usr_1 at r9 is required, true"),
+    ],
+)
+def test_what_we_sent_is_not_repeated_in_the_words_of_a_problem(
+    client: TargetClient, receiver: Receiver, detail: str, shown: str
+) -> None:
+    name = {"formatted": "Al Bo", "familyName": "Bo", "givenName": "Al", "middleName": "ümit"}
+    person = {**ALICE, "name": name, "emails": [{"value": "alice@acme.example", "type": "work"}], "title": 'The "One"'}
+    extension = {ENTERPRISE: {"employeeNumber": 1234567}, CUSTOM["User"]: {"town": ["Cologne"]}}
+    receiver.fault("POST", "/Users", Answer(409, {"scimType": "uniqueness", "detail": detail}))
+    with pytest.raises(Clash) as raised:
+        client.create("User", {**person, **extension})
+    assert str(raised.value) == f"POST /Users answered 409: uniqueness - {shown}"
+    assert raised.value.told is not None
+    assert raised.value.told["answer"]["body"] == {"scimType": "uniqueness", "detail": shown}
+
+
+@pytest.mark.parametrize("before", [0, 8, 290, 296, 299])
+def test_no_part_of_what_we_sent_is_told_where_words_are_cut(
+    client: TargetClient, receiver: Receiver, before: int
+) -> None:
+    detail = "." * before + "Cologne " * 75
+    receiver.fault("POST", "/Users", Answer(409, {"detail": detail}))
+    with pytest.raises(Clash) as raised:
+        client.create("User", {**ALICE, "title": "Cologne"})
+    assert raised.value.told is not None
+    told = raised.value.told["answer"]["body"]["detail"]
+    assert 0 < len(told) <= 300 and set(told) <= set(". *") and told.startswith("." * before)
+    assert set(str(raised.value).partition("409")[2]) <= set(": .*")
+
+
+def test_what_a_patch_or_a_search_named_is_not_repeated_either(client: TargetClient, receiver: Receiver) -> None:
+    receiver.fault("PATCH", "/Users/r1", Answer(400, {"detail": "Jane Roe and r7 are no match"}))
+    operations = [
+        {"op": "replace", "path": "name.formatted", "value": "Jane Roe"},
+        {"op": "add", "path": "manager", "value": {"value": "r7"}},
+    ]
+    with pytest.raises(Refused, match=r"answered 400: \*\*\* and r7 are no match$"):
+        client.patch("User", "r1", operations)
+    receiver.fault("GET", "/Users", Answer(400, {"detail": 'too odd: Jane "J" Roe'}))
+    with pytest.raises(Refused, match=r"answered 400: too odd: \*\*\*$"):
+        client.find("User", "userName", 'jane "j" roe')
+
+
 def test_a_page_is_never_quoted(client: TargetClient, receiver: Receiver) -> None:
     receiver.fault("POST", "/Users", Answer(400, HTML.body, HTML.headers))
     with pytest.raises(Refused) as raised:

@@ -609,7 +609,7 @@ def test_a_refusal_that_cannot_heal_is_shown_and_tried_again_when_the_person_cha
         "POST",
         "/Users",
         lambda asked, act: (
-            Answer(400, {"scimType": "invalidValue", "detail": "no title"})
+            Answer(400, {"scimType": "invalidValue", "detail": "no title for alice"})
             if asked.body["userName"] == "alice" and "title" not in asked.body
             else act()
         ),
@@ -619,7 +619,7 @@ def test_a_refusal_that_cannot_heal_is_shown_and_tried_again_when_the_person_cha
     assert set(receiver.users()) == {"bob"}
     failed = acme.delivery()
     assert (failed.status, failed.resource_id) == ("failed", alice)
-    assert failed.problem == "POST /Users answered 400: invalidValue - no title"
+    assert failed.problem == "POST /Users answered 400: invalidValue - no title for ***"
     assert failed.exchange is not None
     assert failed.exchange["request"]["body"] == {
         "schemas": [CORE_USER],
@@ -627,7 +627,7 @@ def test_a_refusal_that_cannot_heal_is_shown_and_tried_again_when_the_person_cha
         "active": True,
         "userName": "***",
     }
-    assert failed.exchange["answer"]["body"] == {"scimType": "invalidValue", "detail": "no title"}
+    assert failed.exchange["answer"]["body"] == {"scimType": "invalidValue", "detail": "no title for ***"}
     acme.change(alice, title="Chief")
     drain()
     assert set(receiver.users()) == {"alice", "bob"}
