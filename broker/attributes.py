@@ -223,7 +223,7 @@ def value_key(value: object, *, exact: bool) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return f"{Decimal(str(value)).normalize():f}"
+            return f"{Decimal(str(value)).normalize() + 0:f}"
         case datetime():
             try:
                 return value.astimezone(UTC).isoformat()

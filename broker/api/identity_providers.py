@@ -16,8 +16,8 @@ from broker import access, connections
 from broker.api.door import api, body, check_if_match, created, json, listed, nothing, show
 from broker.api.shapes import NAME, Flag, Instant, Object, Shape, auto_field, fields, one_of, take, take_changes
 from broker.api.sync_runs import SyncRunShape, started, wake
-from broker.db import after_commit, unit
-from broker.directory import mapping, matching
+from broker.db import after_commit, current_tenant, unit
+from broker.directory import declared, mapping, matching, rules
 from broker.doors import About, scope
 from broker.errors import Conflict, NotAvailable
 from broker.models import IdentityProvider
@@ -259,7 +259,9 @@ def start_sync(provider_id: str) -> Response:
 
 def _mapped(values: dict[str, Any]) -> dict[str, Any]:
     if "attribute_mapping" in values:
-        values["attribute_mapping"] = mapping.check_rows(values["attribute_mapping"])
+        rows = values["attribute_mapping"]
+        known = declared.declared(current_tenant()) if mapping.names_declared(rows) else None
+        values["attribute_mapping"] = rules.check_rows(rows, known)
     if "match" in values:
         values["match"] = matching.check_rules(values["match"])
     return values

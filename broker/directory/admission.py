@@ -145,6 +145,7 @@ class Arrival:
             return self._refused("user_disabled", [row.id])
         row.removed_at, row.active = None, True
         said = layers.contribution(self.provider, "User", self.identity.attributes, True)
+        layers.bind(self.tenant, [(row, [said])])
         renamed = self._claims_a_foreign_name(said)
         if renamed:
             said.layer.values[_NAME] = self._own_name()
@@ -168,6 +169,7 @@ class Arrival:
         number = self._link(row.id)
         if renamed:
             self._keep_name(number)
+        self._tell_refused(row.id, [said])
         self._enter_groups(row.id)
         return Admission(row.id, "created")
 
@@ -198,8 +200,16 @@ class Arrival:
         said = layers.contribution(self.provider, "User", self.identity.attributes, True)
         if fold(said.layer.values.get(_NAME, "")) != row.name_key and self._claims_a_foreign_name(said):
             self._keep_name(number)
-        if layers.recompute(self.tenant, [row.id], self.changes, reread=False):
+        heard: list[Said] = []
+        if layers.recompute(self.tenant, [row.id], self.changes, reread=False, heard=heard):
             self._keep_name(number)
+        self._tell_refused(row.id, heard)
+
+    def _tell_refused(self, id: str, heard: Sequence[Said]) -> None:
+        """Claims that what the tenant has declared cannot have stay out; who signs in is let in nevertheless."""
+        reasons = [reason for said in heard if said.via == self.via.id for reason in said.refused]
+        if reasons:
+            self.changes.add("link.values_refused", "User", id, {"provider_id": self.via.id, "reasons": reasons})
 
     def _keep_name(self, number: int) -> None:
         db.session().execute(_NAME_KEPT, {"tenant": self.tenant, "no": number})
@@ -234,6 +244,7 @@ class Arrival:
             "quiets": [encoded.quiet_digest],
             "skips": [None],
             "kept": [False],
+            "stales": [False],
         }
         return links.write(self.tenant, self.via.id, 0, columns, [encoded.stored])[self.key]
 

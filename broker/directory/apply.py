@@ -20,8 +20,8 @@ from connectors.port import Change, Gone, Members, Record, Ref, Unreadable
 
 from ..endings import DISABLED, end_all_of
 from ..events import Changes, record
+from . import declared, documents, layers, links, mapping, members, names, references, rows
 from . import deltas as single_members
-from . import documents, layers, links, mapping, members, names, references, rows
 from .documents import MANAGER, PARENT, Values
 from .layers import Provider, Said
 from .links import Link
@@ -52,6 +52,11 @@ class Item:
     said: Said | None = None
     others: Sequence[Said] = ()
     values: Values = field(default_factory=dict)
+
+    @property
+    def refused(self) -> Sequence[str]:
+        """Why values of the record are not taken, though the record is."""
+        return self.said.refused if self.said is not None and self.skipped is None else ()
 
     @property
     def active(self) -> bool:
@@ -192,6 +197,9 @@ class PageOfChanges:
             self._give_row(item, loaded)
             if item.row is not None and item.skipped is None:
                 item.others = others.get(item.row.id, ())
+        layers.bind(self.tenant, [(item.row, [item.said, *item.others]) for item in items if item.row and item.said])
+        for item in items:
+            if item.row is not None and item.skipped is None:
                 self._fit(item, item.row)
         self._keep_names_apart(items)
         self._keep_within_room(items)
@@ -201,6 +209,8 @@ class PageOfChanges:
                 self._skip(item.record, item.skipped)
             elif item.row is not None:
                 rows.compose(item.row, item.values)
+            if item.refused:
+                self._skip(item.record, "values_refused", " ".join(item.refused))
 
     def _give_row(self, item: Item, loaded: dict[str, Row]) -> None:
         kind = TYPE_OF_KIND.get(item.record.kind)
@@ -308,6 +318,9 @@ class PageOfChanges:
                 if item.row and item.row.type == "User" and item.key_before not in (None, item.row.name_key)
             ],
         )
+        declared.release(
+            self.tenant, fresh, [item.row.id for item in items if item.row and item.key_before is not None]
+        )
         rows.insert(self.tenant, fresh)
         self._update(items)
         numbers = self._link(items)
@@ -367,6 +380,7 @@ class PageOfChanges:
             "quiets": [item.encoded.quiet_digest for item in items],
             "skips": [item.skipped for item in items],
             "kept": [item.name_kept for item in items],
+            "stales": [bool(item.refused) for item in items],
         }
         return links.write(self.tenant, self.via.id, self.run_no, columns, [_kept(item) for item in items])
 
@@ -464,9 +478,9 @@ class PageOfChanges:
             row = item.row
             if row is not None and row.id in created:
                 self.changes.add(f"{row.noun}.created", row.type, row.id)
-            if item.skipped or item.name_kept:
-                continue
             fate = "created" if item.link is None or item.fresh else "updated"
+            if item.skipped or item.name_kept or (item.refused and fate == "updated"):
+                continue
             self.outcome.count(item.record.kind, fate, item.record.name)
         tell_members(self.tenant, self.tally, self.changes, besides=created)
         record(self.changes)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from .. import ids
@@ -18,7 +19,7 @@ from ..errors import Conflict, LimitExceeded, ValidationFailed
 from ..events import Changes, record
 from ..models import CustomAttribute
 from ..models.declarations import UNIQUE_FROM
-from . import layers
+from . import layers, room
 
 MOST = 50
 """Attributes of one resource type."""
@@ -37,6 +38,10 @@ _NOTE = sa.text("SELECT scaikey_note_declarations()")
 _CARRIERS = sa.text("""
     SELECT DISTINCT resource_id FROM resource_values WHERE tenant_id = :tenant AND attribute = :number
     ORDER BY resource_id LIMIT :most
+""")
+_FILLED = sa.text("""
+    SELECT name FROM identity_providers WHERE tenant_id = :tenant AND attribute_mapping @> CAST(:row AS jsonb)
+    ORDER BY name LIMIT 1
 """)
 _TAKE = sa.text("""
     UPDATE resources SET local = local - :key, pins = pins - :key WHERE tenant_id = :tenant AND id = ANY(:ids)
@@ -97,9 +102,13 @@ def change(attribute: CustomAttribute, values: Mapping[str, Any]) -> None:
 
 
 def remove(attribute: CustomAttribute, confirmed: str | None) -> None:
-    """End an attribute and take its values from whoever carries one, if that is `confirmed` by its name.
-    Raises Conflict."""
+    """End an attribute and take its values from whoever carries one, if that is `confirmed` by its name. Raises
+    Conflict, also while an upstream fills it."""
     session, tenant = db.session(), current_tenant()
+    key = f"{CUSTOM[attribute.resource_type]}:{attribute.name}"
+    filling = {"tenant": tenant, "row": orjson.dumps([{"to": key}]).decode()}
+    if (provider := session.execute(_FILLED, filling).scalar()) is not None:
+        raise Conflict(f"The mapping of the provider {provider} fills {attribute.name}: take it out there first")
     wanted = {"tenant": tenant, "number": attribute.number, "most": MOST_CLEARED + 1}
     carriers = list(session.execute(_CARRIERS, wanted).scalars())
     if len(carriers) > MOST_CLEARED:
@@ -108,8 +117,8 @@ def remove(attribute: CustomAttribute, confirmed: str | None) -> None:
         raise Conflict(
             f"Resources that carry {attribute.name}: {len(carriers)}. Confirm with ?confirm={attribute.name}"
         )
-    key, changes = f"{CUSTOM[attribute.resource_type]}:{attribute.name}", Changes()
-    with directory_writes():
+    changes = Changes()
+    with directory_writes(), room.one_name_each():
         session.execute(_NOTE)
         for start in range(0, len(carriers), _AT_ONCE):
             batch = carriers[start : start + _AT_ONCE]

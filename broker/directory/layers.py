@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -18,10 +18,12 @@ import sqlalchemy as sa
 
 from connectors.port import Attributes
 
+from ..attributes import CUSTOM
 from ..db import db
 from ..events import Changes
 from ..models import IdentityProvider
-from . import mapping, names, rows
+from . import declared, mapping, names, rows
+from .declared import Declarations, Declared
 from .mapping import Layer, Mapping_, Values
 from .rows import Row
 
@@ -37,7 +39,8 @@ class Provider(NamedTuple):
 
     @classmethod
     def of(cls, via: IdentityProvider) -> Provider:
-        return _provider(via.id, via.kind, via.priority, via.attribute_mapping)
+        known = declared.declared(via.tenant_id) if mapping.names_declared(via.attribute_mapping) else {}
+        return _provider(known, via.id, via.kind, via.priority, via.attribute_mapping)
 
     @property
     def digest(self) -> bytes:
@@ -56,6 +59,8 @@ class Said:
     sign_in: bool = False
     doubted: frozenset[str] = frozenset()
     """Addresses that a sign-in brought and its upstream did not vouch for."""
+    refused: list[str] = field(default_factory=list)
+    """Why values that it says are not taken, those of what the tenant has declared."""
 
     @property
     def via(self) -> str:
@@ -74,12 +79,13 @@ _LINKS = sa.text("""
 
 
 def providers(tenant: str) -> dict[str, Provider]:
-    found = db.session().execute(_PROVIDERS, {"tenant": tenant})
-    return {id: _provider(id, *rest) for id, *rest in found}
+    found = db.session().execute(_PROVIDERS, {"tenant": tenant}).all()
+    known = declared.declared(tenant) if any(mapping.names_declared(rows) for *_, rows in found) else {}
+    return {id: _provider(known, id, *rest) for id, *rest in found}
 
 
-def _provider(id: str, kind: str, priority: int, rows: Sequence[Mapping[str, Any]]) -> Provider:
-    return Provider(id, priority, mapping.compiled(rows, kind), kind in mapping.SIGN_IN_KINDS)
+def _provider(known: Declarations, id: str, kind: str, priority: int, rows: Sequence[Mapping[str, Any]]) -> Provider:
+    return Provider(id, priority, mapping.compiled(rows, kind, known), kind in mapping.SIGN_IN_KINDS)
 
 
 def said_of(
@@ -113,10 +119,11 @@ def contribution(provider: Provider, resource_type: str, attributes: Attributes,
     said = mapping.said(attributes)
     ends = None if provider.sign_in else said.get("accountexpires")
     until = mapping.filetime(ends[0]) if ends else None
-    values = mapping.mapped(provider.mapping, resource_type, said)
+    refused: list[str] = []
+    values = mapping.mapped(provider.mapping, resource_type, said, refused)
     layer = Layer(provider.mapping, values)
     doubted = _addresses(values) - mapping.vouched(said) if provider.sign_in else frozenset()
-    return Said((provider.priority, provider.id), active, until, layer, provider.sign_in, doubted)
+    return Said((provider.priority, provider.id), active, until, layer, provider.sign_in, doubted, refused)
 
 
 def ranked(contributions: Iterable[Said]) -> list[Layer]:
@@ -154,6 +161,77 @@ def admitted(row: Row, contributions: Sequence[Said]) -> bool:
     return not row.disabled and all(said.active for said in contributions) and (until is None or until > rows.now())
 
 
+def bind(tenant: str, standing: Iterable[tuple[Row, Sequence[Said]]]) -> None:
+    """Hold what links say to what the tenant has declared, before it takes effect: a value that never changes stays as
+    it is, and one that is one resource's alone is its first holder's. What gives way is out of the link's layer, and
+    told in its `refused`."""
+    bound = [(row, said, lines) for row, said in standing if (lines := _bound(row.type, said))]
+    for row, said, lines in bound:
+        _keep_immutable(row, said, [line for line in lines if line.immutable])
+    while True:
+        claims = {row.id: _claims(row, said, lines) for row, said, lines in bound}
+        contested = declared.contested(tenant, {id: claimed.keys() for id, claimed in claims.items()})
+        given_way = [
+            _give_way(line, item, said)
+            for row, said, _ in bound
+            for line, item in (claims[row.id][one] for one in sorted(contested.get(row.id, ())))
+        ]
+        if not any(given_way):
+            return
+
+
+def _bound(resource_type: str, contributions: Iterable[Said]) -> list[Declared]:
+    return list(dict.fromkeys(line for said in contributions for line in said.layer.mapping.bound[resource_type]))
+
+
+def _keep_immutable(row: Row, contributions: Sequence[Said], lines: Sequence[Declared]) -> None:
+    if not lines or row.removed_at is not None:
+        return
+    before = row.read().get(CUSTOM[row.type], {})
+    values = mapping.merged(row.type, ranked(contributions), row.local, row.pins)
+    for line in lines:
+        old, new = before.get(line.name), values.get(line.key)
+        if old is None or new is None or old == new:
+            continue
+        differs = not declared.same(line, old, new)
+        for said in contributions:
+            if said.layer.values.get(line.key) == new:
+                said.layer.values[line.key] = old
+                if differs:
+                    said.refused.append(f"{line.name}: Never changes once it has a value.")
+
+
+def _claims(
+    row: Row, contributions: Sequence[Said], lines: Iterable[Declared]
+) -> dict[declared.Claim, tuple[Declared, Any]]:
+    """What a resource would have that is one resource's alone, by what it lays claim to."""
+    values = mapping.merged(row.type, ranked(contributions), row.local, row.pins)
+    return {
+        declared.claim(line, item): (line, item)
+        for line in lines
+        if line.unique and line.key in values
+        for item in declared.items(values[line.key])
+    }
+
+
+def _give_way(line: Declared, item: Any, contributions: Iterable[Said]) -> bool:
+    """Take a value from whichever link says it; False where none does."""
+    taken = declared.claim(line, item)
+    found = False
+    for said in contributions:
+        given = declared.items(said.layer.values.get(line.key, []))
+        left = [one for one in given if declared.claim(line, one) != taken]
+        if len(left) == len(given):
+            continue
+        found = True
+        said.refused.append(f"{line.name}: Another {mapping.NOUN[line.resource_type]} has this value.")
+        if left:
+            said.layer.values[line.key] = left
+        else:
+            del said.layer.values[line.key]
+    return found
+
+
 def owned_keys(resource_type: str, contributions: Sequence[Said]) -> frozenset[str]:
     """The flat keys some link owns; writing them needs a pin."""
     empty: frozenset[str] = frozenset()
@@ -171,17 +249,22 @@ _REREAD = sa.text("""
 """)
 
 
-def recompute(tenant: str, ids: Sequence[str], changes: Changes, *, reread: bool = True) -> set[str]:
+def recompute(
+    tenant: str, ids: Sequence[str], changes: Changes, *, reread: bool = True, heard: list[Said] | None = None
+) -> set[str]:
     """Bring live resources up to what their remaining links say; writes and records only differences.
 
     A name that is missing now, or that somebody else has, stays what it was; returns whose name was somebody else's.
     `reread`: a link has gone, and the remaining upstreams' records are read anew in their next pass, for who manages
-    whom is not kept with them.
+    whom is not kept with them. `heard` gets what the links said.
     """
     if not ids:
         return set()
     found = rows.load(tenant, ids)
     contributions = said_of(tenant, {row.id: row.type for row in found.values()})
+    bind(tenant, [(row, contributions[row.id]) for row in found.values()])
+    if heard is not None:
+        heard.extend(said for each in contributions.values() for said in each)
     before = {id: (row.document, row.name, row.name_key, row.active, _silent(row)) for id, row in found.items()}
     values: dict[str, Values] = {}
     for row in found.values():

@@ -59,20 +59,20 @@ _RECORDS = sa.text("""
 """)
 _LINK = sa.text("""
     INSERT INTO links AS l (tenant_id, provider_id, key, resource_id, kind, name, ref, alias, primary_ref, active,
-                            digest, quiet_digest, seen_run, skipped, name_kept, gone_at)
+                            digest, quiet_digest, seen_run, skipped, name_kept, stale, gone_at)
     SELECT :tenant, :via, u.key, u.resource, u.kind, u.name, u.ref, u.alias, u.primary_ref, u.active,
-           u.digest, u.quiet, :run, u.skipped, u.name_kept, NULL
+           u.digest, u.quiet, :run, u.skipped, u.name_kept, u.stale, NULL
     FROM unnest(CAST(:keys AS text[]), CAST(:resources AS text[]), CAST(:kinds AS text[]), CAST(:names AS text[]),
                 CAST(:refs AS text[]), CAST(:aliases AS text[]), CAST(:primaries AS text[]),
                 CAST(:actives AS boolean[]), CAST(:digests AS bytea[]), CAST(:quiets AS bytea[]),
-                CAST(:skips AS text[]), CAST(:kept AS boolean[]))
-         AS u(key, resource, kind, name, ref, alias, primary_ref, active, digest, quiet, skipped, name_kept)
+                CAST(:skips AS text[]), CAST(:kept AS boolean[]), CAST(:stales AS boolean[]))
+         AS u(key, resource, kind, name, ref, alias, primary_ref, active, digest, quiet, skipped, name_kept, stale)
     ON CONFLICT (tenant_id, provider_id, key) DO UPDATE SET
         resource_id = EXCLUDED.resource_id, kind = EXCLUDED.kind, name = EXCLUDED.name, ref = EXCLUDED.ref,
         alias = EXCLUDED.alias, primary_ref = EXCLUDED.primary_ref, active = EXCLUDED.active,
         digest = EXCLUDED.digest, quiet_digest = EXCLUDED.quiet_digest, seen_run = EXCLUDED.seen_run,
         skipped = EXCLUDED.skipped, name_kept = EXCLUDED.name_kept, moved = l.moved OR l.ref <> EXCLUDED.ref,
-        stale = false, gone_at = NULL
+        stale = EXCLUDED.stale, gone_at = NULL
     RETURNING l.key, l.no
 """)
 _SETTLED = sa.text("UPDATE links SET moved = false WHERE tenant_id = :tenant AND provider_id = :via AND moved")

@@ -1,8 +1,9 @@
 """Which attribute of an upstream becomes which value of ours, with what authority.
 
-Owns the mapping rules (the catalogue's defaults, overridden by a provider's rows), what a record says under them, and
-the merging of layers by ownership. How values are written is `transforms`', how they become a document `documents`',
-how a record is stored `records`'. Writes nothing.
+Owns the mapping rules (the catalogue's defaults, overridden by a provider's rows, which may name what the tenant has
+declared as well), what a record says under them, and the merging of layers by ownership. How values are written is
+`transforms`', what a declared attribute may have `declared`'s, how they become a document `documents`', how a record is
+stored `records`'; whether rows can work is asked by `rules`. Writes nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from .. import attributes as catalogue
-from ..attributes import SCHEMA_VERSION, ResourceType
-from ..errors import ValidationFailed
+from ..attributes import CUSTOM, SCHEMA_VERSION, ResourceType
+from . import declared
+from .declared import Declarations, Declared
 from .documents import (
     CORE,
     MANAGER,
@@ -62,7 +64,6 @@ __all__ = [
     "Layer",
     "Mapping_",
     "Values",
-    "check_rows",
     "compiled",
     "decode_record",
     "differing",
@@ -74,6 +75,7 @@ __all__ = [
     "mapped",
     "member_attribute",
     "merged",
+    "names_declared",
     "nested",
     "parse",
     "render_extras",
@@ -127,6 +129,8 @@ class Rule:
     """The transform looks at more than its own source (`user_name`), so it runs even when that is absent."""
     plain: bool
     """Nothing but the first value as text, as most are."""
+    line: Declared | None = None
+    """What the tenant has declared of the attribute, where it is not the catalogue's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,32 +141,53 @@ class Mapping_:
     rules: Mapping[str, tuple[Rule, ...]]
     owned: Mapping[str, frozenset[str]]
     """Flat keys this provider owns, whether or not a record has a value."""
+    bound: Mapping[str, tuple[Declared, ...]]
+    """What it writes whose values are one resource's alone, or never change."""
 
 
-def compiled(rows: Sequence[Mapping[str, Any]], kind: str = "ldap") -> Mapping_:
-    """The default mapping of a kind of provider with a provider's rows laid over it, keyed by `to`."""
-    return _compiled(orjson.dumps(list(rows), option=orjson.OPT_SORT_KEYS), kind in SIGN_IN_KINDS)
+def compiled(rows: Sequence[Mapping[str, Any]], kind: str = "ldap", known: Declarations | None = None) -> Mapping_:
+    """The default mapping of a kind of provider with a provider's rows laid over it, keyed by `to`. `known`: what the
+    tenant has declared."""
+    named = {row.get("to") for row in rows} if known else ()
+    own = tuple(line for line in (known or {}).values() if line.key in named)
+    return _compiled(orjson.dumps(list(rows), option=orjson.OPT_SORT_KEYS), kind in SIGN_IN_KINDS, own)
+
+
+def names_declared(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a provider's rows fill something that its tenant has declared."""
+    return any(str(row.get("to")).startswith(_OWN) for row in rows)
+
+
+_OWN = tuple(f"{urn}:" for urn in CUSTOM.values())
 
 
 @lru_cache(maxsize=512)
-def _compiled(text: bytes, claims: bool) -> Mapping_:
+def _compiled(text: bytes, claims: bool, own: tuple[Declared, ...]) -> Mapping_:
     rows: list[dict[str, Any]] = orjson.loads(text)
     authority = "fills" if claims else "owns"
     rules: dict[str, tuple[Rule, ...]] = {}
     for resource_type in TYPE_OF_KIND.values():
         lines = _claimed(resource_type) if claims else _catalogued(resource_type)
+        known: dict[str, catalogue.Attribute | Declared] = {**keys(resource_type)}
+        known |= {line.key: line for line in own if line.resource_type == resource_type}
         for row in rows:
-            if row.get("to") in keys(resource_type):
+            if row.get("to") in known:
                 lines.pop(row["to"], None)
                 if row.get("authority", authority) != "never":
-                    lines[row["to"]] = _rule({"authority": authority, **row}, keys(resource_type)[row["to"]])
+                    lines[row["to"]] = _rule({"authority": authority, **row}, known[row["to"]])
         rules[resource_type] = tuple(lines.values())
     digest = blake2b(text, digest_size=15, salt=bytes([SCHEMA_VERSION]), person=b"claims" if claims else b"")
+    for line in own:
+        digest.update(line.id.encode())  # one that is declared anew under the same name is another
+    bound = {
+        name: tuple(rule.line for rule in found if rule.line and (rule.line.unique or rule.line.immutable))
+        for name, found in rules.items()
+    }
     owned = {name: frozenset(rule.to for rule in found if rule.owns) for name, found in rules.items()}
     if not claims:
         owned["User"] |= {MANAGER}
         owned["OrganizationalUnit"] |= {PARENT}
-    return Mapping_(digest.digest(), rules, owned)
+    return Mapping_(digest.digest(), rules, owned, bound)
 
 
 def _catalogued(resource_type: str) -> dict[str, Rule]:
@@ -199,10 +224,13 @@ def _claimed(resource_type: str) -> dict[str, Rule]:
     return lines
 
 
-def _rule(row: Mapping[str, Any], line: catalogue.Attribute) -> Rule:
+def _rule(row: Mapping[str, Any], line: catalogue.Attribute | Declared) -> Rule:
     transform = row.get("transform") or {"name": "all" if line.many else "first"}
     source = str(row.get("from") or "").lower()
-    convert = _convert(line, source) if transform["name"] in ("first", "all") else None
+    own = line if isinstance(line, Declared) else None
+    convert = None
+    if not isinstance(line, Declared) and transform["name"] in ("first", "all"):
+        convert = _convert(line, source)
     return Rule(
         source=source,
         to=row["to"],
@@ -213,7 +241,8 @@ def _rule(row: Mapping[str, Any], line: catalogue.Attribute) -> Rule:
         owns=row.get("authority", "owns") == "owns",
         default=row.get("default"),
         always=transform["name"] in WHOLE_RECORD,
-        plain=transform["name"] == "first" and convert is None and not line.many,
+        plain=transform["name"] == "first" and convert is None and not line.many and own is None,
+        line=own,
     )
 
 
@@ -226,90 +255,9 @@ def _convert(line: catalogue.Attribute, source: str) -> Convert | None:
     return lambda value: whole(value) if isinstance(value, bytes) else text(value)
 
 
-def check_rows(rows: Any) -> list[dict[str, Any]]:
-    """Validate a provider's mapping rows. Raises ValidationFailed naming each row that cannot work."""
-    if not isinstance(rows, list):
-        raise ValidationFailed(errors={"attribute_mapping": ["A mapping is a list of rows."]})
-    lines = {
-        path: line
-        for resource_type in TYPE_OF_KIND.values()
-        for path, line in keys(resource_type).items()
-        if not line.read_only
-    }
-    errors: dict[str, list[str]] = {}
-    mapped: set[str] = set()
-    for index, row in enumerate(rows):
-        complaint = _complaint(row, lines)
-        if complaint is None and row["to"] in mapped:
-            complaint = "`to` is mapped twice."
-        if complaint is not None:
-            errors[f"attribute_mapping.{index}"] = [complaint]
-        else:
-            mapped.add(row["to"])
-    if errors:
-        raise ValidationFailed(errors=errors)
-    return list(rows)
-
-
-def _complaint(row: Any, lines: Mapping[str, catalogue.Attribute]) -> str | None:
-    """What is wrong with one row, if anything."""
-    if not isinstance(row, dict) or set(row) - {"from", "to", "transform", "authority", "default"}:
-        return "A row is an object of from, to, transform, authority and default."
-    to = row.get("to")
-    if not isinstance(to, str) or to not in lines or to in (MANAGER, PARENT, "active"):
-        return "`to` must be an attribute path of the catalogue that a mapping may write."
-    line = lines[to]
-    if row.get("authority", "owns") not in AUTHORITIES:
-        return f"`authority` is one of {', '.join(AUTHORITIES)}."
-    if not isinstance(row.get("from", ""), str | None):
-        return "`from` is the name of an upstream attribute."
-    transform = row.get("transform") or {"name": "first"}
-    if not isinstance(transform, dict) or set(transform) - {"name", "args"}:
-        return "`transform` is an object of name and args."
-    name, args = transform.get("name"), transform.get("args") or {}
-    allowed = [known for known in TRANSFORMS if known != "refer" and (_textual(line) or known in _SHAPELESS)]
-    if name not in allowed:
-        return f"`transform.name` is one of {', '.join(sorted(allowed))}."
-    if not isinstance(args, dict) or not isinstance(args.get("with", ""), str):
-        return "`transform.args` is an object; what `join` joins with is a string."
-    if name == "constant" and not _suits(line, args.get("value")):
-        return f"`transform.args.value` has to be {_wanted(line)}."
-    if name not in WHOLE_RECORD and not row.get("from") and row.get("authority") != "never":
-        return "`from` names the upstream attribute that is mapped."
-    if row.get("default") is not None and not _suits(line, row["default"]):
-        return f"`default` has to be {_wanted(line)}."
-    return None
-
-
-_SHAPELESS = ("first", "all", "constant")
-
-
-def _textual(line: catalogue.Attribute) -> bool:
-    return line.form not in ("integer", "boolean", "binary")
-
-
-def _suits(line: catalogue.Attribute, value: Any) -> bool:
-    """Whether this JSON value can stand under the line's path."""
-    if line.many:
-        return isinstance(value, list) and all(_suits_once(line, item) for item in value)
-    return _suits_once(line, value)
-
-
-def _suits_once(line: catalogue.Attribute, value: Any) -> bool:
-    if line.form == "boolean":
-        return isinstance(value, bool)
-    if line.form == "integer":
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, str)
-
-
-def _wanted(line: catalogue.Attribute) -> str:
-    form = {"boolean": "true or false", "integer": "a whole number"}.get(line.form, "a string")
-    return f"a list, each item {form}" if line.many else form
-
-
-def mapped(mapping: Mapping_, resource_type: str, attributes: Said) -> Values:
-    """What a record says, in our keys. Absent values are absent."""
+def mapped(mapping: Mapping_, resource_type: str, attributes: Said, refused: list[str] | None = None) -> Values:
+    """What a record says, in our keys. Absent values are absent. `refused` is told of values that what the tenant has
+    declared cannot have."""
     values: Values = {}
     for rule in mapping.rules[resource_type]:
         found = attributes.get(rule.source)
@@ -321,7 +269,9 @@ def mapped(mapping: Mapping_, resource_type: str, attributes: Said) -> Values:
         if rule.plain and found and (value := text(found[0])):
             values[rule.to] = value
             continue
-        if rule.convert is not None and found:
+        if rule.line is not None:
+            value = _declared(rule, rule.line, found or (), attributes, refused)
+        elif rule.convert is not None and found:
             value = [item for item in map(rule.convert, found) if item is not None]
         else:
             value = rule.apply(found or (), attributes, rule.args)
@@ -334,6 +284,26 @@ def mapped(mapping: Mapping_, resource_type: str, attributes: Said) -> Values:
     if values.get("userType") == SERVICE_ACCOUNT:
         del values["userType"]
     return values
+
+
+def _declared(
+    rule: Rule, line: Declared, found: Sequence[str | bytes], attributes: Said, refused: list[str] | None
+) -> Any:
+    """What an attribute that the tenant has declared gets of a record, each value by its type. A constant has it."""
+    if rule.apply is TRANSFORMS["constant"]:
+        return rule.apply(found, attributes, rule.args)
+    if rule.apply is not TRANSFORMS["first"] and rule.apply is not TRANSFORMS["all"]:
+        made = rule.apply(found, attributes, rule.args)
+        found = () if made is None else declared.items(made)
+    taken = []
+    for value in found if line.many else found[:1]:
+        try:
+            if value not in ("", b""):
+                taken.append(declared.typed(line, value))
+        except ValueError as wrong:
+            if refused is not None:
+                refused.append(f"{line.name}: {wrong}")
+    return taken
 
 
 class Layer(NamedTuple):

@@ -9,7 +9,7 @@ the caller's unit of work and never commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -54,6 +54,7 @@ _LAYERS = sa.text("""
     UPDATE resources SET local = CAST(:local AS jsonb), pins = CAST(:pins AS jsonb), disabled = :disabled,
         email_doubted = :doubted WHERE tenant_id = :tenant AND id = :id
 """)
+Done = TypeVar("Done")
 _SIGN_IN = {"sign_in_kinds": sorted(mapping.SIGN_IN_KINDS)}
 _TARGETS = {
     MANAGER: ("User", "manager_id", "manager_ref", "user"),
@@ -124,6 +125,7 @@ class Directory:
         """
         row = self._load(resource_type, id, if_match)
         said = layers.said_of(self.tenant, {id: resource_type})[id]
+        layers.bind(self.tenant, [(row, said)])
         before, old, name_key, was_active, counted = row.document, row.read(), row.name_key, row.active, row.counts
         extras = stored_extras(resource_type, row.local)
         silent = (row.local, dict(row.pins), row.disabled)
@@ -197,8 +199,7 @@ class Directory:
 
     def admit(self, identity: Identity, via: IdentityProvider) -> Admission:
         """Who signs in here: somebody known, matched or new, with what the identity says of him; or why nobody."""
-        with directory_writes():
-            return Arrival(self.tenant, via, identity, self._places).admit()
+        return self._twice(lambda: Arrival(self.tenant, via, identity, self._places).admit())
 
     def apply(
         self,
@@ -215,22 +216,11 @@ class Directory:
         decides. `followed`: the page is of a delta, which tells of everybody who has another name by now.
         """
         provider = Provider.of(via)
-
-        def page() -> Outcome:
-            whole = PageOfChanges(
+        return self._twice(
+            lambda: PageOfChanges(
                 self.tenant, provider, run_no, halving_floor=halving_floor, followed=followed, room=self._places
-            )
-            return whole.apply(changes)
-
-        with directory_writes():
-            try:
-                with db.session().begin_nested():
-                    return page()
-            except IntegrityError as error:
-                # Somebody took one of the names since the page looked; now that he has committed, it can be seen.
-                if not names.is_clash(error):
-                    raise
-            return page()
+            ).apply(changes)
+        )
 
     def restore(self, part: Part, items: Sequence[Item], *, guarded: frozenset[str] = frozenset()) -> Restored:
         """Write what an archive says of one part; nothing that is here is overwritten.
@@ -267,8 +257,7 @@ class Directory:
 
     def take_away(self, losses: Sequence[Loss], via: IdentityProvider, run_no: int) -> Outcome:
         """Do these losses that still hold. `run_no`: the latest finished full pass, which proves absence."""
-        with directory_writes():
-            return removal.take_away(self.tenant, via.id, losses, run_no)
+        return self._twice(lambda: removal.take_away(self.tenant, via.id, losses, run_no))
 
     def missing(self, via: IdentityProvider, run_no: int | None) -> list[str]:
         """Upstream keys of what would be removed now: who is said to be gone and, of a full pass, who was not met."""
@@ -294,6 +283,17 @@ class Directory:
         """Disable people whose `active_until` has passed; returns how many."""
         with directory_writes():
             return removal.expire_due(self.tenant)
+
+    def _twice(self, deed: Callable[[], Done]) -> Done:
+        """Do it, and again where somebody took a name or a value since it looked: he has committed, and is seen."""
+        with directory_writes():
+            try:
+                with db.session().begin_nested():
+                    return deed()
+            except IntegrityError as error:
+                if not names.is_clash(error) and not declared.is_clash(error):
+                    raise
+            return deed()
 
     def _load(self, resource_type: str, id: str, if_match: int | None) -> Row:
         row = rows.load(self.tenant, [id]).get(id)

@@ -7,10 +7,14 @@ Pure functions over one attribute's values (or a few attributes' of the same rec
 from __future__ import annotations
 
 import base64
+import math
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from ..attributes import is_moment
 
 Said = Mapping[str, Sequence[str | bytes]]
 """A record's values by lower-cased name."""
@@ -69,11 +73,65 @@ def integer(value: str | bytes) -> int | None:
     return number if -(1 << 63) <= number < 1 << 63 else None
 
 
+def octets(value: str | bytes) -> str:
+    """The octets of a value, as base64."""
+    return base64.b64encode(_raw(value)).decode()
+
+
+def truth(value: str | bytes) -> bool:
+    """Raises ValueError for what is neither true nor false."""
+    found = {"true": True, "false": False}.get(text(value).strip().lower())
+    if found is None:
+        raise ValueError("Neither true nor false.")
+    return found
+
+
+def whole(value: str | bytes) -> int:
+    """Raises ValueError for what is no number of 64 bits."""
+    found = integer(value) if _WHOLE.fullmatch(text(value)) else None
+    if found is None:
+        raise ValueError("Not a whole number of 64 bits.")
+    return found
+
+
+def decimal(value: str | bytes) -> float:
+    """Raises ValueError for what is no number."""
+    said = text(value)
+    found = float(said) if len(said) <= _LONGEST_NUMBER and _NUMBER.fullmatch(said) else math.inf
+    if math.isinf(found):
+        raise ValueError("Not a number.")
+    return found
+
+
+def moment(value: str | bytes) -> str:
+    """A date and time with its zone as RFC 3339 writes it, said so or as a GeneralizedTime (RFC 4517 3.3.13). Raises
+    ValueError."""
+    said = text(value).strip()
+    if found := _GENERALIZED.fullmatch(said):
+        date, hour, rest, fraction, zone = found.groups()
+        clock = [hour, *(rest[at : at + 2] for at in range(0, len(rest), 2)), *["00"] * (2 - len(rest) // 2)]
+        offset = zone if zone == "Z" else f"{zone[:3]}:{zone[3:] or '00'}"
+        if fraction and len(rest) < 4:
+            raise ValueError("A part of an hour or of a minute.")
+        said = f"{date[:4]}-{date[4:6]}-{date[6:]}T{':'.join(clock)}{'.' + fraction if fraction else ''}{offset}"
+    elif not _RFC3339.fullmatch(said):
+        raise ValueError("Not a date and time with its time zone.")
+    if not is_moment(said):
+        raise ValueError("A moment is a date in every time zone.")
+    return said
+
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_LONGEST_NUMBER = 400
+_RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})")
+_GENERALIZED = re.compile(r"([0-9]{8})([0-9]{2})((?:[0-9]{2}){0,2})(?:[.,]([0-9]+))?(Z|[+-][0-9]{2}(?:[0-9]{2})?)")
+
 FORMS: dict[str, Convert] = {
     "guid": guid,
     "sid": sid,
     "integer": integer,
-    "binary": lambda value: base64.b64encode(_raw(value)).decode(),
+    "binary": octets,
     "boolean": lambda value: text(value).upper() == "TRUE",
 }
 """How one value of a catalogue form is written; forms that are not here are text."""

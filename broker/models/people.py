@@ -260,8 +260,8 @@ class Link(DirectoryOwned, Base):
     name_kept: Mapped[bool] = mapped_column(server_default=text("false"))
     """The resource kept its old name, the record's being somebody else's or none at all."""
     stale: Mapped[bool] = mapped_column(server_default=text("false"))
-    """The members of this group are not what its record said: single changes were told since. Read again, the record is
-    news even if it says the same."""
+    """Read again, the record is news even if it says the same: single members of its group were told since, or values
+    of it could not be taken."""
     moved: Mapped[bool] = mapped_column(server_default=text("false"))
     """Called by another `ref` than before, and no pass has been finished since."""
     gone_at: Mapped[Moment | None]

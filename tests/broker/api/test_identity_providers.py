@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from broker import ids
+from broker.attributes import CUSTOM
 from broker.db import db, directory_writes, platform_scope
 from broker.models import IdentityProvider, Link, ScimToken
 from broker.registry import providers
@@ -76,6 +77,31 @@ def test_wrong_fields_are_named(cast: Cast, fields: dict[str, Any], wrong: str) 
 def test_a_mapping_of_the_catalogue_is_kept(cast: Cast) -> None:
     rows = [{"from": "info", "to": "title", "authority": "fills"}]
     assert make(cast.acme_admin, attribute_mapping=rows)["attribute_mapping"] == rows
+
+
+def test_a_mapping_may_fill_what_the_tenant_has_declared_as_it_is_declared(cast: Cast) -> None:
+    own = {"name": "level", "type": "integer"}, {"name": "size", "canonical_values": ["small"]}, {"name": "at"}
+    for declared in own:
+        assert cast.acme_admin.post("/custom-attributes", {"type": "string", **declared}).status_code == 201
+    level, size, at = (f"{CUSTOM['User']}:{declared['name']}" for declared in own)
+    rows: list[dict[str, Any]] = [
+        {"from": "grade", "to": level, "default": 1},
+        {"from": "size", "to": size, "default": "Small", "authority": "fills"},
+        {"from": "l", "to": at, "transform": {"name": "lower"}},
+    ]
+    assert make(cast.acme_admin, attribute_mapping=rows)["attribute_mapping"] == rows
+    wrong = [
+        {"from": "x", "to": f"{CUSTOM['User']}:nowhere"},
+        {"from": "x", "to": f"{CUSTOM['Group']}:level"},
+        {"from": "x", "to": level, "default": "1"},
+        {"from": "x", "to": level, "transform": {"name": "upper"}},
+        {"from": "x", "to": size, "default": "medium"},
+        {"to": level, "transform": {"name": "constant", "args": {"value": "1"}}},
+    ]
+    for row in wrong:
+        refused = cast.acme_admin.post(PATH, new(name="Other", attribute_mapping=[row]))
+        assert code(refused) == (422, "validation_failed"), row
+        assert list(refused.get_json()["errors"]) == ["attribute_mapping.0"]
 
 
 def test_kinds_and_fields_of_later_versions_are_not_available(cast: Cast) -> None:

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from flask import Flask
 
 from broker import ids
+from broker.attributes import CUSTOM
 from broker.context import Actor, acting
 from broker.db import platform_scope, unit
-from broker.directory import Admission, Directory
+from broker.directory import Admission, Directory, declarations
 from broker.directory.matching import check_rules, guid_texts
 from broker.errors import ValidationFailed
 from broker.models import (
@@ -244,6 +245,29 @@ def test_a_mapping_of_the_name_trusts_what_the_upstream_calls_people(acme: Tenan
     bring(login).change(attribute_mapping=[{"from": "upn", "to": "userName"}])
     name = f"alice@{verify(acme)}"
     assert acme.row(login.enter(identity(upn=name))).name == name
+
+
+def test_claims_fill_what_the_tenant_has_declared_and_one_that_does_not_fit_keeps_nobody_out(
+    acme: Tenant, login: Login
+) -> None:
+    with acme.open():
+        declarations.declare({"name": "level", "type": "integer"})
+        declarations.declare({"name": "badge", "uniqueness": "server"})
+    rows = [{"from": name, "to": f"{CUSTOM['User']}:{name}"} for name in ("level", "badge")]
+    bring(login).change(attribute_mapping=rows)
+    alice = login.enter(identity("1", preferred_username="alice", level="7", badge="A1"))
+    assert acme.document(alice)[CUSTOM["User"]] == {"level": 7, "badge": "A1"}
+    acme.news()
+    bob = login.enter(identity("2", preferred_username="bob", level="high", badge="A1"))
+    assert CUSTOM["User"] not in acme.document(bob)
+    [told] = [event for event in acme.news() if event.name == "link.values_refused"]
+    reasons = ["level: Not a whole number of 64 bits.", "badge: Another user has this value."]
+    assert told.resource == bob and told.changed == {"provider_id": login.id, "reasons": reasons}
+    login.enter(identity("2", preferred_username="bob", level="high", badge="A1"))
+    assert acme.news() == []
+    login.enter(identity("2", preferred_username="bob", level="8", badge="A1"))
+    assert acme.document(bob)[CUSTOM["User"]] == {"level": 8}
+    assert acme.happened() == ["link.values_refused", "user.updated"]
 
 
 @pytest.mark.parametrize("word", [{}, {"email_verified": "false"}, {"email_verified": ["true", "false"]}])

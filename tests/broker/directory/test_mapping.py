@@ -28,8 +28,9 @@ from broker.directory.documents import (
     said,
     stored_extras,
 )
-from broker.directory.mapping import Layer, Mapping_, check_rows, compiled, mapped, merged
+from broker.directory.mapping import Layer, Mapping_, compiled, mapped, merged
 from broker.directory.records import decode_record, encode_record, member_attribute
+from broker.directory.rules import check_rows
 from broker.directory.transforms import filetime, guid, integer, sid
 from broker.errors import ValidationFailed
 from connectors.port import Record, Ref
@@ -346,7 +347,7 @@ def test_each_path_is_mapped_once_and_rows_are_a_list() -> None:
 
 def layer(owned: dict[str, Any] | None = None, filled: dict[str, Any] | None = None, *silent: str) -> Layer:
     owned = owned or {}
-    return Layer(Mapping_(b"", {}, {"User": frozenset([*owned, *silent])}), {**owned, **(filled or {})})
+    return Layer(Mapping_(b"", {}, {"User": frozenset([*owned, *silent])}, {}), {**owned, **(filled or {})})
 
 
 def test_layers_merge_by_ownership() -> None:
