@@ -34,6 +34,8 @@ class Profile:
     """The PATCH operation that sets the externalId of a group."""
     patch_operations: int = 0
     """Operations one PATCH of a person may have; 0: any number."""
+    group_operations: int = 0
+    """Operations one PATCH of a group may have; 0: any number."""
     filters: frozenset[str] = frozenset({"externalId", "userName", "displayName"})
     """Attributes by which it can be searched."""
     searches: bool = True
@@ -45,7 +47,7 @@ class Profile:
     excludes: bool = True
     """Whether it understands `excludedAttributes`."""
     attributes: frozenset[str] | None = None
-    """Lower-case flat names it takes of a person; None: any."""
+    """Lower-case flat names it takes of a person, and in extensions; None: any."""
     one_value: bool = False
     """Multi-valued attributes hold one value at most."""
     nested_groups: bool = True
@@ -83,6 +85,7 @@ PROFILES: Mapping[str, Profile] = {
         member_changes=1,
         external_id="add",
         patch_operations=20,
+        group_operations=2,
         paging="none",
     ),
 }
@@ -148,7 +151,7 @@ def capabilities(config: Any, schemas: Any, types: Any) -> dict[str, Any]:
 
 
 def fitting(document: Mapping[str, Any], profile: Profile) -> tuple[dict[str, Any], list[str]]:
-    """The person as the receiver takes him, and the names of what was left out."""
+    """The person or group as the receiver takes it, and the names of what was left out."""
     if profile.attributes is None and not profile.one_value:
         return dict(document), []
     kept: dict[str, Any] = {}
@@ -165,7 +168,7 @@ def fitting(document: Mapping[str, Any], profile: Profile) -> tuple[dict[str, An
             _fit(extension, inner, f"{name}:{inner}", inner_value, profile, left)
         if extension:
             kept[name] = extension
-    kept["schemas"] = [urn for urn in document["schemas"] if urn == CORE_USER or urn in kept]
+    kept["schemas"] = [urn for urn in document["schemas"] if urn in (CORE_USER, CORE_GROUP) or urn in kept]
     return kept, sorted(set(left))
 
 

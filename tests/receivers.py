@@ -282,12 +282,22 @@ class Receiver(Remote):
             elif path == "members":
                 members.extend(member for member in value if member not in members)
             elif path is None:
-                resource.update(value)
-            elif operation["op"] == "remove":
-                resource.pop(path, None)
+                for name, said in value.items():
+                    # What an object does not name stays (RFC 7644 3.5.2.3).
+                    resource[name] = {**resource.get(name, {}), **said} if isinstance(said, dict) else said
             else:
-                resource[path] = value
+                place, name = _place(resource, path)
+                if operation["op"] == "remove":
+                    place.pop(name, None)
+                else:
+                    place[name] = value
         return Answer(200, resource)
+
+
+def _place(resource: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """Where a path leads: into an extension, or into an object."""
+    at = path.rfind(":") if path.startswith("urn:") else path.find(".")
+    return (resource, path) if at < 0 else (resource.setdefault(path[:at], {}), path[at + 1 :])
 
 
 class Between(Receiver):

@@ -30,7 +30,7 @@ from scim.client import (
     Unsupported,
 )
 
-from . import ledger, render
+from . import ledger, mapping, render
 from .outbox import backoff
 from .work import Outcome, Work
 
@@ -149,13 +149,13 @@ class Errand:
 
     def provide_group(self) -> Outcome:
         work = self.work
-        remote_id = self.standing = self.provided(self.rename_group)
+        remote_id = self.standing = self.provided(self.change_group)
         assert remote_id is not None
         try:
             refused = self.write_members(remote_id)
         except Missing:
             self.forget()
-            remote_id = self.standing = self.found_or_made(self.rename_group)
+            remote_id = self.standing = self.found_or_made(self.change_group)
             assert remote_id is not None
             refused = self.write_members(remote_id)
         return _with(refused, "Members refused", Outcome(work, "done", "present", remote_id, work.digest))
@@ -278,21 +278,27 @@ class Errand:
             self.channel.takes_put = False
         else:
             shown = self.client.read(self.kind, remote_id)
-        operations = render.as_patch(self.work.document, shown.document)
+        operations = render.as_patch(self.work.document, shown.document, self.said())
         most = self.client.profile.patch_operations or len(operations)
         for start in range(0, len(operations), most):
             self.check()
             self.client.patch(self.kind, remote_id, operations[start : start + most])
 
-    def rename_group(self, remote_id: str) -> None:
+    def said(self) -> frozenset[str]:
+        target = self.work.target
+        rows = mapping.of(target.mapping, self.kind)
+        return render.ours(self.kind, rows, target.profile.attributes or frozenset())
+
+    def change_group(self, remote_id: str) -> None:
         # Never a PUT: it would replace the members too.
-        self.check()
-        operations = [
-            {"op": op, "path": name, "value": self.work.document[name]}
-            for name, op in (("displayName", "replace"), ("externalId", self.client.profile.external_id))
-        ]
+        said, profile = self.said(), self.client.profile
+        shown = self.client.read(self.kind, remote_id).document if said else {}
+        operations = render.group_as_patch(self.work.document, shown, said, profile.external_id)
+        most = profile.group_operations or len(operations)
         try:
-            self.patch(remote_id, operations)
+            for start in range(0, len(operations), most):
+                self.check()
+                self.patch(remote_id, operations[start : start + most])
         except StillThere as still:
             text = "the target has the group but knows no PATCH, which groups need"
             raise Refused(text, still.exchange) from None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from broker.attributes import CORE_USER
+from broker.attributes import AD_GROUP, CUSTOM, SCAIKEY_GROUP
 from broker.directory.mapping import parse
 from broker.directory.transforms import TRANSFORMS
 from broker.errors import ValidationFailed
@@ -44,17 +44,29 @@ def check_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
+def of(rows: Sequence[Mapping[str, Any]], resource_type: str) -> list[Mapping[str, Any]]:
+    """The rows that are about resources of this type: what comes from an extension of groups is about groups."""
+    return [row for row in rows if _of_groups(row) == (resource_type == "Group")]
+
+
+def _of_groups(row: Mapping[str, Any]) -> bool:
+    return str(row.get("from") or "").lower().startswith(_GROUPS)
+
+
+_GROUPS = tuple(f"{urn}:".lower() for urn in (CUSTOM["Group"], AD_GROUP, SCAIKEY_GROUP))
+
+
 def applied(rows: Sequence[Mapping[str, Any]], source: Mapping[str, Any], sent: dict[str, Any]) -> dict[str, Any]:
-    """The document with the rows laid over it; `source` is our resource.
+    """The document with the rows that are about it laid over it; `source` is our resource.
 
     A row that comes to nothing takes the attribute out, but for `userName`, without which nobody can be sent.
     """
     name = sent.get("userName")
     for row in rows:
         _put(sent, row["to"], _value(row, source))
-    if not isinstance(sent.get("userName"), str) or not sent["userName"]:
+    if name is not None and (not isinstance(sent.get("userName"), str) or not sent["userName"]):
         sent["userName"] = name
-    sent["schemas"] = [CORE_USER, *sorted(key for key in sent if ":" in key)]
+    sent["schemas"] = [sent["schemas"][0], *sorted(key for key in sent if ":" in key)]
     return sent
 
 
@@ -66,6 +78,8 @@ def _complaint(row: Mapping[str, Any]) -> str | None:
     urn, attribute, _, sub = parse(row["to"])
     if urn is None and attribute.lower() in _NEVER:
         return f"`to` cannot be {attribute}: that is ours to say."
+    if urn is None and _of_groups(row):
+        return "`to` names an extension: nothing else of a group can be mapped."
     if attribute.lower() == "manager":
         return "`to` cannot be manager: people are named by their ids at the target."
     ways = [name for name in ("from", "constant", "omit") if row.get(name) not in (None, False)]

@@ -196,9 +196,9 @@ def _decide(
     if row is None:
         return
     work.name, work.version, work.usable = row.name, row.version, bool(up)
+    document, takes = orjson.loads(row.document), work.target.profile.attributes or ()
+    rows = mapping.of(work.target.mapping, row.type)
     if row.type == "User":
-        document = orjson.loads(row.document)
-        takes = work.target.profile.attributes or ()
         sent = render.person(
             document,
             row.id,
@@ -206,12 +206,13 @@ def _decide(
             manager=managers.get(row.manager_id),
             custom=CUSTOM["User"].lower() in takes,
         )
-        if work.target.mapping:
-            sent = mapping.applied(work.target.mapping, document, sent)
-        work.document, work.left_out = profiles.fitting(sent, work.target.profile)
-        work.name = work.document["userName"]
     else:
-        work.document = render.group(row.id, row.name)
+        sent = render.group(document, row.id, row.name, custom=CUSTOM["Group"].lower() in takes)
+    if rows:
+        sent = mapping.applied(rows, document, sent)
+    work.document, work.left_out = profiles.fitting(sent, work.target.profile)
+    if row.type == "User":
+        work.name = work.document["userName"]
     work.gone = up is None
     work.digest = render.digest(work.document)
     if up:

@@ -18,7 +18,7 @@ from broker import registry, running
 from broker.config import Config
 from broker.context import Scope, acting, system
 from broker.db import db, directory_writes, platform_scope, unit
-from broker.directory import Directory
+from broker.directory import Directory, declarations
 from broker.embedded import Services
 from broker.errors import Conflict
 from broker.models import Delivery, Event, Resource, ScimTarget, TargetMember, TargetResource
@@ -80,8 +80,8 @@ class Tenant:
                 for number in range(count)
             ]
 
-    def group(self, name: str, members: list[str] | None = None) -> str:
-        document = {"displayName": name, "members": [{"value": member} for member in members or []]}
+    def group(self, name: str, members: list[str] | None = None, **attributes: Any) -> str:
+        document = {"displayName": name, "members": [{"value": member} for member in members or []], **attributes}
         with unit(self.scope):
             return Directory().create("Group", document).id
 
@@ -90,9 +90,14 @@ class Tenant:
             name = db.session().scalar(sa.select(Resource.name).where(Resource.id == id))
             Directory().replace("User", id, {"schemas": [CORE_USER], "userName": name, **attributes})
 
-    def rename(self, group: str, name: str) -> None:
+    def rename(self, group: str, name: str, **attributes: Any) -> None:
         with unit(self.scope):
-            Directory().replace("Group", group, {"displayName": name})
+            Directory().replace("Group", group, {"displayName": name, **attributes})
+
+    def declare(self, *names: str, resource_type: str = "User", **values: Any) -> None:
+        with unit(self.scope):
+            for name in names:
+                declarations.declare({"name": name, "resource_type": resource_type, **values})
 
     def remove(self, *ids: str, kind: str = "User") -> None:
         with unit(self.scope):

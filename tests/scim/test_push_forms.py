@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from broker.attributes import CUSTOM
 from broker.db import platform_scope, unit
+from broker.errors import ValidationFailed
 from broker.models import ScimTarget, TargetResource
 from broker.registry import targets
+from scim.push.mapping import check_rows
 from tests.limits import GROUP, USER, WORK, aws, bulk, google, schema, tells
 from tests.receivers import Answer, Asked, Receiver
 from tests.scim.test_push import AD_USER, ENTERPRISE, Tenant, acme, drain, listening, pushing, receiver
 
 __all__ = ["acme", "listening", "pushing", "receiver"]
+URN, OF_GROUPS = CUSTOM["User"], CUSTOM["Group"]
 CORE_GROUP = "urn:ietf:params:scim:schemas:core:2.0:Group"
 
 
@@ -165,6 +169,95 @@ def test_a_mapping_is_laid_over_what_is_sent_and_a_change_of_it_resends(acme: Te
     assert receiver_user(receiver, "ALICE.A")["title"] == "Clerk"
     assert [asked.path for asked in receiver.asked] == [f"/Users/{acme.remote_id(alice)}"]
     assert acme.states() == {alice: "present", bob: "present"}
+
+
+def refuses_put(asked: Asked, act: Any) -> Answer | None:
+    return Answer(405) if asked.method == "PUT" else None
+
+
+def test_a_receiver_that_is_patched_is_told_what_is_no_more(acme: Tenant, receiver: Receiver) -> None:
+    acme.declare("badge")
+    acme.declare("floors", multi_valued=True, type="integer")
+    names = schema(USER["id"], "userName", "title", "name.givenName", "name.middleName", "active")
+    work, custom = schema(ENTERPRISE, "department", "costCenter", "manager.value"), schema(URN, "badge", "floors")
+    receiver.rules += [refuses_put, tells(names, custom, work)]
+    acme.target(receiver)
+    boss = acme.user("boss")
+    work_of_hers = {"department": "Sales", "costCenter": "7", "manager": {"value": boss}}
+    name = {"givenName": "Alice", "middleName": "B."}
+    alice = acme.user("alice", title="Dr", name=name, **{ENTERPRISE: work_of_hers, URN: {"badge": "A1", "floors": [1]}})
+    drain()
+    assert receiver_user(receiver, "alice")[URN] == {"badge": "A1", "floors": [1]}
+    acme.change(alice, name={"givenName": "Alice"}, **{ENTERPRISE: {"department": "Sales"}, URN: {"floors": [1, 2]}})
+    drain()
+    shown = receiver_user(receiver, "alice")
+    assert (shown[URN], shown[ENTERPRISE]) == ({"floors": [1, 2]}, {"department": "Sales"})
+    assert shown["name"] == {"givenName": "Alice"} and "title" not in shown
+    acme.change(alice)
+    drain()
+    shown = receiver_user(receiver, "alice")
+    assert not any(shown.get(key) for key in (URN, ENTERPRISE, "name")) and acme.deliveries() == []
+    asked = len(receiver.requests("PATCH"))
+    drain()
+    assert len(receiver.requests("PATCH")) == asked
+
+
+def test_a_receiver_that_is_patched_is_told_what_a_mapping_says_no_more(acme: Tenant, receiver: Receiver) -> None:
+    acme.declare("badge")
+    receiver.rules.append(google)
+    there, theirs = "urn:acme:badges:2.0:User", {"number": "1", "colour": "red"}
+    acme.target(receiver, profile="google_cloud_identity", mapping=[{"from": f"{URN}:badge", "to": f"{there}:number"}])
+    alice = acme.user("alice", **{URN: {"badge": "1"}})
+    drain()
+    receiver_user(receiver, "alice")[there]["colour"] = "red"
+    assert receiver_user(receiver, "alice")[there] == theirs
+    acme.change(alice)
+    drain()
+    assert receiver_user(receiver, "alice")[there] == {"colour": "red"}
+
+
+def test_groups_are_sent_what_the_tenant_has_declared_of_them(acme: Tenant, receiver: Receiver) -> None:
+    acme.declare("purpose", "room", "secret", resource_type="Group")
+    receiver.rules.append(tells(USER, GROUP, schema(OF_GROUPS, "purpose", "room")))
+    acme.target(receiver)
+    alice = acme.user("alice")
+    own = {"purpose": "on call", "room": "1", "secret": "x"}
+    ops, plain = acme.group("Ops", [alice], **{OF_GROUPS: own}), acme.group("Plain", [alice])
+    drain()
+    shown = receiver.groups()["Ops"]
+    assert shown[OF_GROUPS] == {"purpose": "on call", "room": "1"} and OF_GROUPS in shown["schemas"]
+    assert left_out(acme, ops) == [f"{OF_GROUPS}:secret"] and OF_GROUPS not in receiver.groups()["Plain"]
+    acme.rename(ops, "Ops", **{OF_GROUPS: {"purpose": "asleep"}})
+    acme.rename(plain, "Plain", **{OF_GROUPS: {"room": "2"}})
+    drain()
+    groups = receiver.groups()
+    assert (groups["Ops"][OF_GROUPS], groups["Plain"][OF_GROUPS]) == ({"purpose": "asleep"}, {"room": "2"})
+    assert there(receiver, "Ops") == there(receiver, "Plain") == {alice}
+    asked = len(receiver.asked)
+    drain()
+    assert acme.deliveries() == [] and len(receiver.asked) == asked and receiver.requests("PUT", "/Groups/.*") == []
+
+
+def test_groups_are_sent_what_a_mapping_names_within_the_limits(acme: Tenant, receiver: Receiver) -> None:
+    acme.declare("purpose", "room", resource_type="Group")
+    receiver.rules.append(google)
+    theirs = "urn:acme:rooms:2.0:Group"
+    rows: list[dict[str, Any]] = [
+        {"from": f"{OF_GROUPS}:purpose", "to": f"{theirs}:why", "transform": {"name": "upper"}},
+        {"from": f"{OF_GROUPS}:room", "to": f"{theirs}:where"},
+        {"from": "title", "to": f"{theirs}:title"},
+    ]
+    acme.target(receiver, profile="google_cloud_identity", mapping=rows)
+    ops = acme.group("Ops", [acme.user("alice", title="Dr")], **{OF_GROUPS: {"purpose": "on call", "room": "1"}})
+    drain()
+    [shown] = receiver.stored["Groups"].values()
+    assert shown[theirs] == {"why": "ON CALL", "where": "1"}
+    assert receiver_user(receiver, "alice")[theirs] == {"title": "Dr"}
+    acme.rename(ops, "Operations", **{OF_GROUPS: {"room": "2"}})
+    drain()
+    assert (shown["displayName"], shown[theirs]) == ("Operations", {"where": "2"}) and acme.deliveries() == []
+    with pytest.raises(ValidationFailed):
+        check_rows([{"from": f"{OF_GROUPS}:purpose", "to": "displayName"}])
 
 
 def test_groups_in_groups_are_flattened_where_members_are_people(acme: Tenant, receiver: Receiver) -> None:
