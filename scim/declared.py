@@ -21,6 +21,7 @@ import scim2_models as scim
 from broker.attributes import CUSTOM, fold, is_moment
 from broker.context import Scope
 from broker.db import IN_TENANT, hot
+from broker.directory.declared import alike
 from broker.errors import BadRequest
 
 from . import schemas
@@ -102,16 +103,22 @@ class Models(Mapping[str, type[scim.Resource[Any]]]):
     def keep_immutable(
         self, resource_type: str, before: Mapping[str, Any], document: dict[str, Any], *, complete: bool
     ) -> None:
-        """Values that never change are as they were: a client that leaves one out leaves it alone, unless the document
-        is `complete`. `before`: what was written here, by flat key. Raises BadRequest with the scimType mutability."""
-        for line in self.lines.get(resource_type, ()):
-            if line.mutability != "immutable" or (old := before.get(line.key)) is None:
+        """Values that never change are as they were, however a client writes them: one that leaves such a value out
+        leaves it alone, unless the document is `complete`. `before`: the resource as it is. Raises BadRequest with the
+        scimType mutability."""
+        for line in self.immutable(resource_type):
+            urn = CUSTOM[resource_type]
+            if (old := before.get(urn, {}).get(line.name)) is None:
                 continue
-            carried = document.get(CUSTOM[resource_type], {})
-            if line.name not in carried and not complete:
-                document[CUSTOM[resource_type]] = {**carried, line.name: old}
-            elif carried.get(line.name) != old:
+            carried = document.get(urn, {})
+            new = carried.get(line.name)
+            if (new is None and complete) or (new is not None and not alike(line.type, line.exact, old, new)):
                 raise BadRequest(f"{line.name}: never changes once it has a value", scim_type="mutability")
+            document[urn] = {**carried, line.name: old}
+
+    def immutable(self, resource_type: str) -> list[Line]:
+        """What never changes once it has a value."""
+        return [line for line in self.lines.get(resource_type, ()) if line.mutability == "immutable"]
 
 
 def _check(line: Line, item: Any) -> None:

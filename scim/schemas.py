@@ -129,13 +129,15 @@ def _model(base: Any, schema: scim.Schema) -> Any:
     """A model of the schema, which it announces.
 
     Octets stay the base64 text they came as, because scim2-models decodes a list of them twice when one is added:
-    `check_octets` checks them instead.
+    `check_octets` checks them instead. Of what a tenant has declared, `declared` knows which values are the same.
     """
     taken = schema.model_copy(deep=True)
     for attribute in taken.attributes or ():
         for one in (attribute, *(attribute.sub_attributes or ())):
             if one.type is scim.Attribute.Type.binary:
                 one.type = scim.Attribute.Type.string
+            if base is _Custom:
+                one.mutability = scim.Mutability.read_write
     model = base.from_schema(taken)
     model.to_schema = classmethod(lambda cls: schema)
     return model

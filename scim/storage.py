@@ -51,6 +51,7 @@ SELECT version, local, user_type, name_key FROM resources
 WHERE tenant_id = %(tenant)s AND id = %(id)s AND type = %(type)s AND removed_at IS NULL FOR NO KEY UPDATE
 """
 _LOCAL = "SELECT local FROM resources WHERE tenant_id = %(tenant)s AND id = %(id)s"
+_DOCUMENT = "SELECT document FROM resources WHERE tenant_id = %(tenant)s AND id = %(id)s"
 _MEMBERS = """
 SELECT DISTINCT member_id FROM memberships
 WHERE tenant_id = %(tenant)s AND group_id = %(id)s AND member_id IS NOT NULL
@@ -189,7 +190,9 @@ def write_over(
         raise ValidationFailed("userType: a service account stays one", scim_type="invalidValue")
     if resource_type == "Group":
         _check_group_name(document, locked.name_key)
-    models.keep_immutable(resource_type, locked.local, document, complete=complete)
+    if models.immutable(resource_type):
+        [(before,)] = in_unit(_DOCUMENT, {"tenant": Directory().tenant, "id": id})
+        models.keep_immutable(resource_type, orjson.loads(before), document, complete=complete)
     if not complete:
         for urn, values in _extras(resource_type, locked.local).items():
             document[urn] = (

@@ -270,6 +270,55 @@ def test_an_immutable_value_is_given_once(acme: Scim, declare: Declare) -> None:
     assert acme.get(f"/Schemas/{URN}").json["attributes"][0]["mutability"] == "immutable"
 
 
+SAME = [
+    ("string", "Blue", ["blue", "BLUE"], "green"),
+    ("boolean", True, [True], False),
+    ("decimal", 1, [1.0, 1.00], 1.5),
+    ("integer", 42, [42], 43),
+    (
+        "dateTime",
+        "2020-01-01T00:00:00Z",
+        ["2020-01-01T01:00:00+01:00", "2020-01-01T00:00:00.000Z"],
+        "2020-01-01T00:00:01Z",
+    ),
+    ("reference", "https://acme.example/a", ["https://acme.example/a"], "https://acme.example/A"),
+    ("binary", "/w==", ["/w=="], "AAEC"),
+]
+
+
+@pytest.mark.parametrize(("type_", "value", "same", "other"), SAME, ids=[line[0] for line in SAME])
+def test_an_immutable_value_is_the_same_however_it_is_written(
+    acme: Scim, declare: Declare, type_: str, value: Any, same: list[Any], other: Any
+) -> None:
+    declare("fixed", type=type_, mutability="immutable")
+    declare("several", type=type_, mutability="immutable", multi_valued=True)
+    ada = acme.user("ada", **{URN: {"fixed": value, "several": [value, other]}})
+    before, tag = own(acme, ada), acme.get(f"/Users/{ada}").headers["ETag"]
+    for again in same:
+        custom = {"fixed": again, "several": [other, again]}
+        answers = [
+            acme.put(f"/Users/{ada}", {"userName": "ada", URN: custom}),
+            *(
+                acme.patch(f"/Users/{ada}", {"op": op, "path": f"{URN}:{name}", "value": custom[name]})
+                for op in ("replace", "add")
+                for name in ("fixed", "several")
+                if (op, name) != ("add", "several")
+            ),
+            acme.patch(f"/Users/{ada}", {"op": "replace", "value": {URN: custom}}),
+        ]
+        assert [one.status_code for one in answers] == [200] * 5, [one.text for one in answers]
+        assert own(acme, ada) == before and acme.get(f"/Users/{ada}").headers["ETag"] == tag
+    refusals = [
+        acme.put(f"/Users/{ada}", {"userName": "ada", URN: {"fixed": other}}),
+        acme.put(f"/Users/{ada}", {"userName": "ada", URN: {"several": [value]}}),
+        acme.patch(f"/Users/{ada}", {"op": "replace", "path": f"{URN}:fixed", "value": other}),
+        acme.patch(f"/Users/{ada}", {"op": "remove", "path": f"{URN}:several"}),
+        acme.patch(f"/Users/{ada}", {"op": "remove", "path": URN}),
+    ]
+    assert [(one.status_code, one.json["scimType"]) for one in refusals] == [(400, "mutability")] * 5
+    assert own(acme, ada) == before
+
+
 def test_a_unique_value_is_one_resources_alone(acme: Scim, globex: Scim, declare: Declare) -> None:
     declare("badge", uniqueness="server")
     ada, bo = acme.user("ada", **{URN: {"badge": "A1"}}), acme.user("bo")
