@@ -28,6 +28,7 @@ from rq import Queue, Worker
 from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from sqlalchemy.orm import aliased
 
 from broker import bell, processes, running
 from broker.context import Scope, acting, system
@@ -43,6 +44,8 @@ from broker.models import (
     RevokedToken,
     Session,
     SignInFlow,
+    TargetConvergence,
+    TargetRun,
     Tenant,
 )
 from broker.sync import queue
@@ -280,6 +283,8 @@ class _Passing:
     unless: sa.ColumnElement[bool] | None = None
 
 
+_later_run = aliased(TargetRun)
+
 _PASSING: Sequence[_Passing] = (
     _Passing(SignInFlow, SignInFlow.expires_at, timedelta(hours=1)),
     # A code that is shown a second time tells of a thief, also when it has expired meanwhile.
@@ -301,6 +306,18 @@ _PASSING: Sequence[_Passing] = (
         sa.func.coalesce(Attempt.blocked_until > sa.func.now(), sa.false()),
     ),
     _Passing(OneTime, OneTime.expires_at, timedelta(minutes=5)),
+    # The last of each target tells how it stands, and its drift is of that run.
+    _Passing(
+        TargetRun,
+        TargetRun.finished_at,
+        timedelta(days=90),
+        ~sa.exists().where(
+            _later_run.tenant_id == TargetRun.tenant_id,
+            _later_run.target_id == TargetRun.target_id,
+            _later_run.no > TargetRun.no,
+        ),
+    ),
+    _Passing(TargetConvergence, TargetConvergence.hour, timedelta(days=2)),
 )
 
 

@@ -196,16 +196,23 @@ class TargetMember(TenantOwned, Base):
 
 
 class TargetRemoval(TenantOwned, Base):
-    """A removal or disable the removal guard let pass at a target; valid for 24 hours, and counted unless approved."""
+    """A removal or disable the removal guard let pass at a target; valid for 24 hours, and counted unless approved.
+
+    That of somebody who is to be deleted after days is valid until he is.
+    """
 
     __tablename__ = "target_removals"
     __table_args__ = (
         same_tenant("target_id", "scim_targets.id"),
+        CheckConstraint("covers IN ('nothing', 'disable', 'delete')", "covers"),
         Index("ix_target_removals_at", "tenant_id", "target_id", "at"),
+        Index("ix_target_removals_resource", "tenant_id", "target_id", "resource_id"),
     )
 
     no: Mapped[Big] = mapped_column(Identity(always=True), primary_key=True)
     target_id: Mapped[Key]
     resource_id: Mapped[Key]
     approved: Mapped[bool] = mapped_column(server_default=text("false"))
+    covers: Mapped[str] = mapped_column(server_default="disable")
+    """How much was let pass; `nothing` once it is undone: who came back leaves anew."""
     at: Mapped[Moment] = mapped_column(server_default=text("now()"))

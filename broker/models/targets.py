@@ -31,6 +31,7 @@ class TargetRun(TenantOwned, Base):
         ),
         Index("ix_target_runs_due", "due_at", postgresql_where=text("status IN ('waiting', 'running')")),
         Index("ix_target_runs_target", "tenant_id", "target_id", "no"),
+        Index("ix_target_runs_finished", "finished_at"),
     )
 
     id: Mapped[Key] = mapped_column(primary_key=True)

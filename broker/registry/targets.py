@@ -16,7 +16,15 @@ from broker import ids, running, schedule
 from broker.config import is_loopback
 from broker.db import current_tenant, db
 from broker.errors import Conflict, ValidationFailed
-from broker.models import ApplicationAccess, Delivery, Resource, ScimTarget, TargetMember, TargetResource
+from broker.models import (
+    ApplicationAccess,
+    Delivery,
+    Resource,
+    ScimTarget,
+    TargetMember,
+    TargetRemoval,
+    TargetResource,
+)
 from broker.registry import target_auth
 from broker.registry.changes import assign, check_web_url, tell
 from broker.settings import SETTINGS
@@ -51,6 +59,7 @@ def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
     """
     if values.get("status", target.status) not in ("paused", target.status):
         raise ValidationFailed(errors={"status": ["A target is set to paused here, and leaves that by resume."]})
+    days = target.deprovision_days
     changed = assign(target, _checked(values))
     if "auth" in values and target_auth.keep(target, values["auth"]):
         changed = sorted({*changed, "auth"})
@@ -63,6 +72,8 @@ def update(target: ScimTarget, values: Mapping[str, Any]) -> list[str]:
         _reschedule(target)
     if "deprovision" in changed and target.deprovision == "delete_after_days":
         _begin_days(target)
+    if "deprovision" in changed or target.deprovision_days < days:
+        _judge_anew(target)
     if not {"base_url", "auth"}.isdisjoint(changed):
         _try_again(target)
     if changed:
@@ -151,6 +162,15 @@ def _begin_days(target: ScimTarget) -> None:
     """Who left under another policy was promised nothing: his days until he is deleted begin now."""
     left = sa.update(TargetResource).where(TargetResource.target_id == target.id, TargetResource.left_at.is_not(None))
     db.session().execute(left.values(left_at=sa.func.now()))
+
+
+def _judge_anew(target: ScimTarget) -> None:
+    """What was let pass or approved was so under the policy of then: more than to be disabled is asked for again."""
+    session = db.session()
+    deletions = sa.update(TargetRemoval).where(TargetRemoval.target_id == target.id, TargetRemoval.covers == "delete")
+    session.execute(deletions.values(covers="disable"))
+    approved = sa.update(Delivery).where(Delivery.target_id == target.id, Delivery.approved)
+    session.execute(approved.values(approved=False))
 
 
 def _forget_what_is_there(target: ScimTarget) -> None:

@@ -124,6 +124,7 @@ def prepare(target: Target, works: Sequence[Work]) -> tuple[list[Work], list[Wor
                 }
             ),
         )
+    guard.forget(target, [work.resource_id for work in works if work.usable])
     already = [work for work in works if work.deed == "nothing"]
     if already:
         looked_at = {"revision": target.revision, "ids": [work.resource_id for work in already]}
@@ -228,6 +229,6 @@ def _decide(
     elif policy == "delete":
         work.deed, work.losing = "delete", True
     elif policy == "delete_after_days" and there.over:
-        work.deed = "delete"  # the guard let it pass when he was disabled
+        work.deed, work.losing = "delete", True  # let pass when he was disabled, unless the days were others then
     elif there.state != "disabled":
         work.deed, work.losing = "disable" if row.type == "User" else "empty", True

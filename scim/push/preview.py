@@ -49,7 +49,9 @@ def preview(scope: Scope, target_id: str, limit: int) -> dict[str, Any]:
 def _differing(target: Target) -> tuple[Any, Any, Any, Any]:
     here = reached(target.tenant, target).cte("here")
     there = (
-        sa.select(TargetResource.resource_id, TargetResource.resource_type, TargetResource.state)
+        sa.select(
+            TargetResource.resource_id, TargetResource.resource_type, TargetResource.state, TargetResource.left_at
+        )
         .where(TargetResource.tenant_id == target.tenant, TargetResource.target_id == target.id)
         .cte("there")
     )
@@ -63,9 +65,11 @@ def _differing(target: Target) -> tuple[Any, Any, Any, Any]:
         owed, owed.c.resource_id == key
     )
     absent = there.c.state.is_(None) | there.c.state.in_(("creating", "removed"))
+    deleted = sa.or_(sa.literal(target.deprovision == "delete"), there.c.state == "disabled")
     deed = sa.case(
         (losing(target, here, there) & here.c.id.is_not(None), "disable"),
-        (losing(target, here, there), "delete" if target.deprovision == "delete" else "disable"),
+        (losing(target, here, there) & deleted, "delete"),
+        (losing(target, here, there), "disable"),
         (here.c.id.is_not(None) & here.c.up & absent, "create"),
         (here.c.id.is_not(None) & here.c.up & (there.c.state == "disabled"), "update"),
         (here.c.id.is_not(None) & here.c.up & owed.c.status.is_not(None), "update"),

@@ -197,8 +197,18 @@ def losing(target: Target, here: sa.FromClause, there: sa.FromClause | type[Targ
     gone = here.c.id.is_(None)
     if target.deprovision == "never":
         return sa.and_(held, sa.not_(here.c.up))
-    taken = held & sa.or_(gone, sa.not_(here.c.up))
-    return sa.or_(taken, gone & (columns.state == "disabled")) if target.deprovision == "delete" else taken
+    taken: sa.ColumnElement[bool] = held & sa.or_(gone, sa.not_(here.c.up))
+    if target.deprovision == "delete":
+        return sa.or_(taken, gone & (columns.state == "disabled"))
+    if target.deprovision == "delete_after_days":
+        return sa.or_(taken, gone & (columns.state == "disabled") & over(target, columns.left_at))
+    return taken
+
+
+def over(target: Target, left_at: Any) -> sa.ColumnElement[bool]:
+    """Whether the days have passed for which somebody who left stays disabled."""
+    passed: sa.ColumnElement[bool] = left_at <= sa.func.now() - sa.func.make_interval(0, 0, 0, target.deprovision_days)
+    return passed
 
 
 def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
@@ -234,8 +244,10 @@ def expand(tenant: str, target: Target, cursor: str | None) -> str | None:
     )
     if target.deprovision == "delete_after_days":
         # Disabled before he left: his days begin now.
-        unmarked = here.c.id.is_(None) & (there.c.state == "disabled") & there.c.left_at.is_(None)
-        differs = sa.or_(differs, unmarked & queued.status.is_(None))
+        left = here.c.id.is_(None) & (there.c.state == "disabled")
+        # Held under fewer days, and not due any more.
+        early = left & (queued.status == "held") & sa.not_(over(target, there.c.left_at))
+        differs = sa.or_(differs, left & there.c.left_at.is_(None) & queued.status.is_(None), early)
     page = (
         sa.select(key.label("id"), kind.label("type"), _lane_of(back, kind).label("lane"))
         .select_from(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from broker.db import platform_scope, unit
 from broker.models import ScimTarget
 from broker.registry import targets
 from scim import push
+from scim.push import outbox, plan, reach
 from scim.push.run import CONNECTIONS
+from scim.push.work import read_target
 from tests.receivers import Answer, Receiver
-from tests.scim.test_push import Tenant, acme, drain, listening, pushing, receiver
+from tests.scim.test_push import Tenant, acme, drain, leases_end, listening, pushing, receiver
 from tests.scim.test_reconcile import compare
 
 __all__ = ["acme", "listening", "pushing", "receiver"]
@@ -142,3 +145,233 @@ def test_after_a_few_failures_in_a_row_the_target_is_left_alone(acme: Tenant, re
     acme.wait_over()
     drain()
     assert {one["externalId"] for one in receiver.users().values()} == set(people) and acme.deliveries() == []
+
+
+def gone_from(acme: Tenant, receiver: Receiver, **values: object) -> tuple[str, list[str]]:
+    """A target of thirty people, of whom an administrator let twelve be disabled there, long ago."""
+    target_id = acme.target(receiver, **values)
+    ids = acme.users(30)
+    drain()
+    acme.remove(*ids[:12])
+    drain()
+    acme.resume(target_id, "approve")
+    drain()
+    assert disabled(receiver) == 12 and acme.deliveries() == []
+    return target_id, ids
+
+
+def disabled(receiver: Receiver) -> int:
+    return sum(not one["active"] for one in receiver.users().values())
+
+
+def held(acme: Tenant) -> int:
+    """How many wait for a decision; nothing else is owed."""
+    found = statuses(acme)
+    assert set(found) <= {"held"}
+    return found.get("held", 0)
+
+
+def look_again() -> None:
+    push.look_again()
+    drain()
+
+
+@pytest.mark.parametrize("days", [3, 0])
+def test_fewer_days_until_deletion_are_asked_for_where_they_delete_many(
+    acme: Tenant, receiver: Receiver, days: int
+) -> None:
+    target_id, _ = gone_from(acme, receiver, deprovision="delete_after_days", deprovision_days=30)
+    days_pass(acme, days)
+    update(acme, target_id, deprovision_days=1)
+    drain()
+    days_pass(acme, 2)
+    look_again()
+    assert len(receiver.users()) == 30 and held(acme) == 12
+    acme.resume(target_id, "approve")
+    drain()
+    assert len(receiver.users()) == 18 and acme.deliveries() == []
+
+
+def test_days_that_are_given_back_in_time_end_what_was_held_for_them(acme: Tenant, receiver: Receiver) -> None:
+    target_id, _ = gone_from(acme, receiver, deprovision="delete_after_days", deprovision_days=30)
+    days_pass(acme, 3)
+    update(acme, target_id, deprovision_days=1)
+    assert push.preview(acme.scope, target_id, 3)["counts"]["delete"] == 12
+    look_again()
+    assert held(acme) == 12
+    update(acme, target_id, deprovision_days=30)
+    drain()
+    assert acme.deliveries() == [] and len(receiver.users()) == 30
+    days_pass(acme, 30)
+    look_again()
+    assert held(acme) == 12, "who was asked for at other days is asked for"
+
+
+def test_a_few_who_are_due_after_fewer_days_are_deleted(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver, deprovision="delete_after_days", deprovision_days=30)
+    ids = acme.users(30)
+    drain()
+    acme.remove(*ids[:4])
+    drain()
+    days_pass(acme, 3)
+    update(acme, target_id, deprovision_days=1)
+    look_again()
+    assert len(receiver.users()) == 26 and acme.deliveries() == []
+
+
+@pytest.mark.parametrize("policy", ["delete", "delete_after_days"])
+@pytest.mark.parametrize("days", [100, 0])
+def test_a_policy_that_deletes_whom_another_disabled_is_asked_for(
+    acme: Tenant, receiver: Receiver, policy: str, days: int
+) -> None:
+    target_id, _ = gone_from(acme, receiver)
+    days_pass(acme, days)
+    update(acme, target_id, deprovision=policy, deprovision_days=7)
+    drain()
+    if policy == "delete_after_days":
+        days_pass(acme, 8)
+        look_again()
+    assert len(receiver.users()) == 30 and held(acme) == 12
+
+
+def test_a_policy_that_deletes_at_once_whom_another_let_wait_is_asked_for(acme: Tenant, receiver: Receiver) -> None:
+    target_id, _ = gone_from(acme, receiver, deprovision="delete_after_days")
+    days_pass(acme, 3)
+    update(acme, target_id, deprovision="delete")
+    drain()
+    assert len(receiver.users()) == 30 and held(acme) == 12
+
+
+def test_an_approval_is_void_under_another_policy(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver)
+    ids = acme.users(30)
+    drain()
+    acme.remove(*ids[:12])
+    drain()
+    acme.resume(target_id, "approve")
+    update(acme, target_id, deprovision="delete")
+    drain()
+    assert len(receiver.users()) == 30 and held(acme) == 12
+
+
+def test_a_target_that_begins_to_deprovision_asks_for_those_who_left_before(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver, deprovision="never")
+    ids = acme.users(30)
+    drain()
+    acme.remove(*ids[:12])
+    drain()
+    update(acme, target_id, deprovision="disable")
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 12
+
+
+def test_people_who_were_disabled_one_by_one_and_leave_together_are_not_deleted_unasked(
+    acme: Tenant, receiver: Receiver
+) -> None:
+    acme.target(receiver, deprovision="delete_after_days", deprovision_days=7)
+    ids = acme.users(30)
+    drain()
+    for few in (ids[:3], ids[3:6], ids[6:9], ids[9:12]):
+        for one in few:
+            acme.change(one, active=False)
+        drain()
+        days_pass(acme, 2)
+    assert disabled(receiver) == 12 and acme.deliveries() == []
+    acme.remove(*ids[:12])
+    drain()
+    days_pass(acme, 8)
+    look_again()
+    assert len(receiver.users()) == 30 and held(acme) == 12
+
+
+def test_who_was_let_go_and_came_back_is_asked_for_when_he_is_lost_again(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver, scope="assigned")
+    ids = acme.users(30)
+    everybody, many = acme.group("Everybody", ids[12:]), acme.group("Many", ids[:12])
+    acme.assign(everybody)
+    assignment = acme.assign(many)
+    drain()
+    acme.unassign(assignment)
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 13
+    acme.resume(target_id, "approve")
+    drain()
+    assert disabled(receiver) == 12
+    assignment = acme.assign(many)
+    drain()
+    assert disabled(receiver) == 0 and acme.deliveries() == []
+    acme.unassign(assignment)
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 13
+
+
+def test_a_scope_that_shrinks_to_what_is_assigned_is_held(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver)
+    ids = acme.users(30)
+    drain()
+    acme.assign(acme.group("Few", ids[:10]))
+    drain()
+    update(acme, target_id, scope="assigned")
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 20
+
+
+def test_a_large_loss_is_seen_whole_before_it_is_owed_whole(
+    acme: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "PAGE", 3)
+    target_id = acme.target(receiver)
+    ids = acme.users(30)
+    drain()
+    acme.assign(acme.group("Few", ids[20:]))
+    drain()
+    update(acme, target_id, scope="assigned")
+    with unit(acme.scope):
+        target = read_target(acme.scope, target_id)
+        assert target is not None
+        reach.expand(target.tenant, target, None)
+        works = [work for work in outbox.claim(target, 50) if work.task == "push"]
+        assert (len(works), plan.prepare(target, works)) == (3, ([], []))
+    leases_end()
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 20
+    assert [told["removals"] for told in acme.events("scim_target.removals_held")] == [20]
+
+
+def test_those_who_are_due_after_their_days_are_judged_together_however_few_are_owed_at_a_time(
+    acme: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_AT_ONCE", 2)
+    target_id, _ = gone_from(acme, receiver)
+    days_pass(acme, 3)
+    update(acme, target_id, deprovision="delete_after_days", deprovision_days=7)
+    drain()
+    days_pass(acme, 8)
+    look_again()
+    assert len(receiver.users()) == 30 and held(acme) == 2
+
+
+def test_a_paused_target_holds_what_many_left_meanwhile(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver)
+    ids = acme.users(30)
+    drain()
+    update(acme, target_id, status="paused")
+    for id in ids[:12]:
+        acme.remove(id)
+        drain()
+    acme.resume(target_id)
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 12
+
+
+def test_another_name_by_a_mapping_is_another_name_of_the_same_people(acme: Tenant, receiver: Receiver) -> None:
+    target_id = acme.target(receiver, deprovision="delete")
+    ids = [acme.user(f"person{number:03}", nickName=f"nick{number:03}") for number in range(12)]
+    drain()
+    before = {acme.remote_id(id) for id in ids}
+    receiver.asked.clear()
+    update(acme, target_id, mapping=[{"from": "nickName", "to": "userName"}])
+    drain()
+    assert set(receiver.users()) == {f"nick{number:03}" for number in range(12)}
+    assert {acme.remote_id(id) for id in ids} == before
+    assert receiver.requests("DELETE") == receiver.requests("POST") == [] and disabled(receiver) == 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
+from broker import worker
 from broker.db import db, unit
-from broker.models import ScimTarget, TargetDrift, TargetRun
+from broker.models import ScimTarget, TargetConvergence, TargetDrift, TargetRun
 from broker.registry import targets
 from scim import push
 from tests.receivers import Answer, Asked, Receiver, Remote
@@ -229,3 +232,30 @@ def test_standing_counts_the_queue_and_how_fast_it_is_settled(acme: Tenant, rece
         shown = push.standing(session.get_one(ScimTarget, (acme.scope.tenant_id, target_id)))
     assert (shown["queue_depth"], shown["settled_24h"], shown["resources"]) == (1, 3, {"present": 3})
     assert 0 < shown["convergence_p50_seconds"] <= shown["convergence_p99_seconds"] < 3600
+
+
+def test_comparisons_that_ended_long_ago_are_forgotten_but_for_the_last_of_each_target(
+    acme: Tenant,  # noqa: F811
+    receiver: Receiver,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_FORGOTTEN_AT_ONCE", 2)
+    compared, quiet = acme.target(receiver), acme.target(receiver)
+    now = datetime.now(UTC)
+    ended = {"compared": [100, 95, 92, 89, 1, None], "quiet": [300, 200]}
+    with unit(acme.scope) as session:
+        for target_id, days in zip((compared, quiet), ended.values(), strict=True):
+            for ago in days:
+                finished = None if ago is None else now - timedelta(days=ago)
+                run = {"id": f"{target_id}-{ago}", "status": "running" if ago is None else "done"}
+                session.add(TargetRun(target_id=target_id, policy="report", finished_at=finished, **run))
+                session.flush()
+            for hours in (1, 30, 60):
+                at = {"hour": now - timedelta(hours=hours), "bucket": 1, "settled": hours}
+                session.add(TargetConvergence(target_id=target_id, **at))
+    worker.forget()
+    with unit(acme.scope) as session:
+        left = set(session.scalars(sa.select(TargetRun.id)))
+        settled = session.scalars(sa.select(TargetConvergence.settled).where(TargetConvergence.target_id == quiet))
+        assert set(settled) == {1, 30}
+    assert left == {f"{compared}-{ago}" for ago in (89, 1, None)} | {f"{quiet}-200"}
