@@ -150,12 +150,14 @@ def _open_doors(app: Flask) -> None:
     @app.errorhandler(Exception)
     def refuse(error: Exception) -> Response:
         problem = doors.problem_of(error)
+        if error is request.routing_exception and problem.status == 405:
+            problem = door_here().astray(problem)
         if problem.note:
             log.info("%s: %s (%s)", problem.code, problem.detail, problem.note)
         response = door_here().render(problem)
         if problem.status == 401:
             response.headers.setdefault("WWW-Authenticate", _challenge(problem))
-        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        if problem.status == 405 and isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         if problem.retry_after is not None:
             response.headers["Retry-After"] = str(problem.retry_after)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Literal, TypeVar, cast
@@ -32,6 +33,7 @@ from .errors import (
     PayloadTooLarge,
     Problem,
     ServiceUnavailable,
+    TooManyRequests,
     UnsupportedMediaType,
 )
 from .policy import Action, Where, authorize
@@ -49,6 +51,7 @@ installation. `reach`: wherever the actor holds a role; the view authorizes the 
 `access.reach`.
 """
 
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _SPANNING = frozenset[str]({"partner", "platform", "reach"})
 _ATTEMPTS = 5
 
@@ -108,11 +111,13 @@ class Door:
         authenticate: Callable[[Deed], Actor] | None = None,
         admit: Callable[[Actor], None] | None = None,
         refused: Callable[[Actor, Problem], None] | None = None,
+        unrouted: Action | None = None,
         slash_at_the_end: bool = False,
     ) -> None:
         """`authenticate`: who asks, where it is not said by a bearer token (a browser's session). `admit` may refuse
-        who asks too much. `refused` is told why a change that somebody asked for was not made.
-        `slash_at_the_end`: a path means the same with one more."""
+        who asks too much. `refused` is told why a change that somebody asked for was not made; also of a method that
+        its path does not know, where `unrouted` is what doing it would have been. `slash_at_the_end`: a path means the
+        same with one more."""
         self.name = name
         self.url_prefix = url_prefix
         self.render = render
@@ -120,6 +125,7 @@ class Door:
         self._authenticate = authenticate or _by_bearer_token
         self._admit = admit
         self._refused = refused
+        self._unrouted = unrouted
         self._strict_slashes = not slash_at_the_end
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix or None)
         self._guards: dict[str, tuple[Deed, View]] = {}
@@ -203,6 +209,28 @@ class Door:
 
         call.deed = deed  # type: ignore[attr-defined]
         return call
+
+    def astray(self, problem: Problem) -> Problem:
+        """What to answer where the path knows no such method: whoever shows a credential is admitted as always, and
+        that no change was made is told."""
+        if self._refused is None or self._unrouted is None:
+            return problem
+        try:
+            actor = access.authenticate(request.headers.get("Authorization"), audience=OUR_AUDIENCE)
+            if actor.kind == "anonymous":
+                return problem
+            if self._admit is not None:
+                self._admit(actor)
+            if request.method not in _READING:
+                slug = request.path.split("/")[self.url_prefix.split("/").index("<tenant_slug>")]
+                with suppress(Problem):
+                    _entered(access.scope_for_slug(slug, actor), actor, self._unrouted)
+                self._refused(actor, problem)
+        except TooManyRequests as refusal:
+            return refusal
+        except (Problem, sqlalchemy.exc.SQLAlchemyError, UnicodeError):
+            return problem  # whoever asks
+        return problem
 
     def _pass(self, deed: Deed, actor: Actor, arguments: dict[str, Any]) -> Response:
         if self._admit is not None:
@@ -337,9 +365,13 @@ def _place(actor: Actor, deed: Deed, arguments: dict[str, Any]) -> Scope | None:
             found = access.scope_for_slug(arguments.pop("tenant_slug"), actor)
         case _:
             found = access.scope_for_tenant(_tenant_named(actor, deed, arguments), actor)
+    return _entered(found, actor, deed.action)
+
+
+def _entered(found: Scope | None, actor: Actor, action: Action) -> Scope:
     if found is None:
         raise NotFound
-    authorize(actor, deed.action, found)
+    authorize(actor, action, found)
     # Only now, for the answer would tell a stranger that the tenant exists.
     if request.headers.get("X-Tenant-ID", found.tenant_id) != found.tenant_id:
         raise ContextConflict("X-Tenant-ID names another tenant than the path")

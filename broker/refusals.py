@@ -1,10 +1,10 @@
 """What was asked for and not done, in the audit log.
 
-Owns the events of refused writes (`write.refused`) and of members and managers who are nobody here and were passed over
-(`reference.passed_over`): who asked, with which credential, in which request, for what, and why not. A client that
-repeats itself must not fill the log: the same of one credential is told once a minute, no more than `MOST` in a minute,
-and each event says how many were left out since the last. Each is written in a unit of work of its own, because
-the one that was refused is rolled back. What a refusal is, and that one has come, is the door's to say.
+Owns the events of refused writes (`write.refused`) and of members, managers and parents who are nobody here and were
+passed over (`reference.passed_over`): who asked, with which credential, in which request, for what, and why not. A
+client that repeats itself must not fill the log: the same of one credential is told once a minute, no more than `MOST`
+in a minute, and each event says how many were left out since the last. Each is written in a unit of work of its own,
+because the one that was refused is rolled back. What a refusal is, and that one has come, is the door's to say.
 """
 
 from __future__ import annotations

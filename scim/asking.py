@@ -8,6 +8,7 @@ resources is `scim.reading`'s and `scim.walking`'s; here a query becomes what th
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ SEARCH_REQUEST = "urn:ietf:params:scim:api:messages:2.0:SearchRequest"
 _TEXTS = ("filter", "sortBy", "sortOrder", "cursor")
 _NUMBERS = ("startIndex", "count")
 _LISTS = ("attributes", "excludedAttributes")
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _NAMES = {name.lower(): name for name in (*_TEXTS, *_NUMBERS, *_LISTS)}
 
 
@@ -105,10 +107,9 @@ def _number(said: Mapping[str, Any], name: str, scim_type: str) -> int | None:
     value = said.get(name)
     if value is None or value == "":
         return None
-    try:
-        return int(value)
-    except ValueError:
-        raise BadRequest(f"{name} is a whole number", scim_type=scim_type) from None
+    if not _NUMBER.fullmatch(str(value)):
+        raise BadRequest(f"{name} is a whole number of at most 18 digits", scim_type=scim_type)
+    return int(value)
 
 
 @dataclass(frozen=True, slots=True)

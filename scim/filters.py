@@ -158,6 +158,8 @@ class _Comparing(grammar.FilterVisitor[str]):
         return f"%({name})s"
 
     def compare(self, value: Value, op: Op, operand: Any) -> str:
+        if value.form in _UNORDERED and op not in (Op.eq, Op.ne):
+            raise BadRequest(f"{op.value} says nothing of {_UNORDERED[value.form]}", scim_type="invalidFilter")
         if operand is None:
             if op is Op.eq:
                 return f"({value.text} IS NULL)" if value.nullable else "FALSE"
@@ -216,6 +218,8 @@ class _Comparing(grammar.FilterVisitor[str]):
 
 
 _NOTHING = Value("NULL::text")
+_UNORDERED = {"boolean": "a truth value", "octets": "octets"}
+"""RFC 7644 §3.4.2.2: a comparison by order with one is refused; one of text with it is as meaningless."""
 _SIGNS = {Op.eq: "=", Op.gt: ">", Op.ge: ">=", Op.lt: "<", Op.le: "<="}
 
 

@@ -17,7 +17,7 @@ from broker import ids, refusals
 from broker.context import Actor, Scope, current_actor
 from broker.directory import Directory
 from broker.directory.rows import PREFIX
-from broker.errors import Forbidden, MethodNotAllowed, NotFound, Problem
+from broker.errors import Forbidden, MethodNotAllowed, NotFound, NotImplementedHere, Problem
 
 from . import dialects, memberships, reading, schemas, storage
 from .declared import Models, models_of
@@ -110,9 +110,10 @@ class Writer:
 
 
 def refused(scope: Scope, actor: Actor, method: str, resource_type: str | None, id: str, problem: Problem) -> None:
-    """Remember in the tenant's audit log that a write was not done. What failed for our own sake is no refusal."""
+    """Remember in the tenant's audit log that a write was not done. What failed for our own sake is no refusal; what is
+    not served is one."""
     status, scim_type = status_of(problem)
-    if status >= 500 or scope.tenant_id is None:
+    if (status >= 500 and status != NotImplementedHere.status) or scope.tenant_id is None:
         return
     said = {"method": method, "status": status, "code": problem.code, "type": scim_type, "reason": problem.detail}
     where = ("Tenant", scope.tenant_id) if resource_type is None else (resource_type, id if _is_one(id) else "")

@@ -48,7 +48,7 @@ def remember(actor: Actor, problem: Problem) -> None:
     place = scope() if "scaikey_scope" in g else access.own_scope(actor) if actor.tenant_id is not None else None
     if place is not None:
         said = request.view_args or {}
-        first = request.path.split("/")[4]
+        first = "".join(request.path.split("/")[4:5])
         resource_type = "User" if first == "Me" else MEMBER if first == ENDPOINTS[MEMBER] else TYPE_AT.get(first)
         refused(place, actor, request.method, resource_type, actor.id if first == "Me" else said.get("id", ""), problem)
 
@@ -60,6 +60,7 @@ door = Door(
     max_bytes=MAX_BYTES,
     admit=allowance.take,
     refused=remember,
+    unrouted=Action.DIRECTORY_WRITE,
     slash_at_the_end=True,
 )
 
@@ -225,7 +226,7 @@ def _not_served(**arguments: str) -> Response:
 door.route(
     "/Me",
     methods=("POST", "DELETE"),
-    action=Action.DIRECTORY_READ,
+    action=Action.DIRECTORY_WRITE,
     context="slug",
     transaction=False,
     about=About(announced=False),

@@ -125,8 +125,8 @@ def _check_group_name(document: Mapping[str, Any], key_before: str | None) -> No
 
 
 def directory() -> Directory:
-    """The directory as the credential at hand writes it: members and managers who are nobody here are passed over for a
-    client with a tolerant one, and remembered. A person is told instead."""
+    """The directory as the credential at hand writes it: members, managers and parents who are nobody here are passed
+    over for a client with a tolerant one, and remembered. A person is told instead."""
     return Directory(passed_over=_pass_over if is_token() and current_actor().mode == TOLERANT else None)
 
 

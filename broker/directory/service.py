@@ -73,8 +73,8 @@ class Directory:
         passed_over: Callable[[str, str, str, Sequence[str]], None] | None = None,
     ) -> None:
         """`tenant_id` names the tenant in a unit of work that spans tenants (bootstrap); elsewhere the scope does.
-        `passed_over` is told of members and managers who are nobody here: of which type and id, the attribute, and the
-        ids of nobody. Without it they are refused."""
+        `passed_over` is told of members, managers and parents who are nobody here: of which type and id, the attribute,
+        and the ids of nobody. Without it they are refused."""
         chosen = scope or current_scope()
         tenant = tenant_id if chosen.tenant_id is None else chosen.tenant_id
         if tenant is None:
@@ -331,8 +331,10 @@ class Directory:
                 raise OwnedByUpstream(f"An upstream owns {key}", scim_type="mutability")
             if wanted is not None:
                 found = db.session().execute(_KIND, {"tenant": self.tenant, "id": wanted}).scalar()
-                if found != target and key == MANAGER and self._passed_over is not None:
-                    self._passed_over(row.type, row.id, MANAGER, [wanted])
+                # A unit that is to go elsewhere does not stay where it is unsaid: access may hang on its place.
+                stays = key == MANAGER or present is None
+                if found != target and stays and self._passed_over is not None:
+                    self._passed_over(row.type, row.id, key, [wanted])
                     continue
                 if found != target:
                     raise ValidationFailed(f"{key}: there is no such {target}", scim_type="invalidValue")

@@ -181,7 +181,7 @@ BODIES: dict[tuple[str, str], Body] = {
         passed_over=True,
     ),
     ("POST", "/OrganizationalUnits"): Body(
-        lambda o: {"displayName": "New", "parent": {"value": o["unit"]}}, foreign=True
+        lambda o: {"displayName": "New", "parent": {"value": o["unit"]}}, foreign=True, passed_over=True
     ),
     ("POST", "/Agents"): Body(
         lambda o: {"agentUserName": "new-" + ids.new("agt")[-8:], "owners": [{"value": o["user"]}]}, foreign=True

@@ -56,6 +56,13 @@ def test_every_way_in_counts(slow: Scim) -> None:
     assert 429 in statuses(slow, 3, f"/Users/{ada}")
 
 
+def test_a_method_that_no_path_takes_counts_too(slow: Scim) -> None:
+    answers = [slow.delete("/Users") for _ in range(8)]
+    assert [one.status_code for one in answers[:5]] == [405] * 5
+    late = next(one for one in answers if one.status_code != 405)
+    assert late.status_code == 429 and late.headers["Retry-After"] and "Allow" not in late.headers
+
+
 def test_credentials_do_not_share_an_allowance(slow: Scim, globex: Scim, world: World) -> None:
     assert 429 in statuses(slow, 8)
     assert statuses(Scim(slow.app, slow.slug, token_of(world.acme)), 3) == [200] * 3

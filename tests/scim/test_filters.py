@@ -50,6 +50,7 @@ SORTS = [
 ]
 # fmt: on
 OPERATORS = ["eq", "eq", "eq", "ne", "co", "sw", "ew", "gt", "ge", "lt", "le"]
+UNORDERED = ["gt", "ge", "lt", "le", "co", "sw", "ew"]
 ORDERED = ["eq", "ne", "gt", "ge", "lt", "le"]
 
 
@@ -254,7 +255,13 @@ def test_sort_orders_as_the_evaluator_does(
         ("nothing eq 1", "invalidFilter"),
         ('urn:nobody:1.0:Thing:x eq "1"', "invalidFilter"),
         ("userName", "invalidFilter"),
-        ("active gt true", "invalidFilter"),
+        *((f"{name} {op} true", "invalidFilter") for name in ("active", "emails.primary") for op in UNORDERED),
+        *((f'{name} {op} "x"', "invalidFilter") for name in ("active", "emails.primary") for op in UNORDERED),
+        *((f"emails[primary {op} true]", "invalidFilter") for op in UNORDERED),
+        *((f'emails[type eq "work" and primary {op} "x"]', "invalidFilter") for op in UNORDERED),
+        *((f'{name} {op} "AA=="', "invalidFilter") for name in ("x509Certificates.value",) for op in UNORDERED),
+        *((f'x509Certificates[value {op} "AA=="]', "invalidFilter") for op in UNORDERED),
+        ("active gt null", "invalidFilter"),
         ('active eq "maybe"', "invalidFilter"),
         ('password eq "x"', "invalidFilter"),
         ('name eq "x"', "invalidFilter"),

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 import pytest
@@ -217,8 +218,33 @@ def test_a_search_in_a_message_is_the_search_in_a_query(acme: Scim) -> None:
         ({"schemas": [SEARCH], "attributes": [1]}, "invalidSyntax"),
         ({"schemas": [SEARCH], "count": "1"}, "invalidValue"),
         ({"schemas": [SEARCH], "count": True}, "invalidValue"),
+        ({"schemas": [SEARCH], "count": 1.0}, "invalidValue"),
+        ({"schemas": [SEARCH], "startIndex": 10**18}, "invalidValue"),
         ({"schemas": [SEARCH], "filter": "nothing pr"}, "invalidFilter"),
         ({"schemas": [SEARCH], "cursor": "", "startIndex": 1}, "invalidValue"),
     ):
         refused(acme.post("/.search", orjson.dumps(wrong)), 400, scim_type)
         refused(acme.post("/Users/.search", orjson.dumps(wrong)), 400, scim_type)
+
+
+@pytest.mark.parametrize("name", ["startIndex", "count"])
+@pytest.mark.parametrize(
+    "value", ["1_0", "+1", " 1", "1.0", "1e3", "0x10", "ten", "١", "½", "--1", "-", "9" * 19, "1" * 5_000]
+)
+@pytest.mark.parametrize("path", ["/Users", "", "/GroupMembers"])
+def test_a_number_that_is_none_is_refused(acme: Scim, path: str, name: str, value: str) -> None:
+    query = urlencode({name: value})
+    refused(acme.get(f"{path}?{query}"), 400, "invalidValue")
+
+
+def test_a_number_out_of_its_range_is_the_nearest(acme: Scim) -> None:
+    ids = [acme.user(name) for name in ("a", "b")]
+    for start in (0, -1, "-0", "0001", f"-{'9' * 18}"):
+        found = page(acme, "/Users", startIndex=start)
+        assert [one["id"] for one in found["Resources"]] == ids and found["startIndex"] == 1
+    for count in (-1, f"-{'9' * 18}", 0):
+        found = page(acme, "/Users", count=count)
+        assert (found["Resources"], found["itemsPerPage"], found["totalResults"]) == ([], 0, 2)
+    assert len(page(acme, "/Users", count="9" * 18)["Resources"]) == 2
+    assert page(acme, "/Users", startIndex="9" * 18)["Resources"] == []
+    assert page(acme, "", startIndex="9" * 18)["Resources"] == []

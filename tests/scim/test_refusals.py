@@ -102,8 +102,41 @@ def test_whoever_may_not_is_told_in_the_log_of_the_place_he_reached(web: Flask, 
 def test_reading_in_vain_is_no_refused_write(acme: Scim, world: World) -> None:
     refused(acme.get(f"/Users/{ids.new('usr')}"), 404)
     refused(acme.post("/Users/.search", {"filter": "("}), 400, "invalidFilter")
-    refused(acme.call("POST", "/Me", {}), 501)
+    refused(acme.get("/Bulk"), 405)
+    refused(acme.call("OPTIONS", "/Users"), 405)
     assert told(world.acme, REFUSED) == []
+
+
+def test_a_write_that_no_path_takes_is_told_like_any_other(web: Flask, acme: Scim, world: World) -> None:
+    group = acme.group("g")
+    refused(acme.delete("/Users", X_Request_ID="all"), 405)
+    refused(acme.post(f"/Groups/{group}", {}, X_Request_ID="twice"), 405)
+    refused(acme.put("/Schemas", {}, X_Request_ID="schema"), 405)
+    refused(acme.delete("", X_Request_ID="everything"), 405)
+    refused(acme.post("/Me", {}, X_Request_ID="me"), 501)
+    made = told(world.acme, REFUSED)
+    assert [(one.request_id, one.resource_type, one.changed["method"], one.changed["status"]) for one in made] == [
+        ("all", "User", "DELETE", 405),
+        ("twice", "Group", "POST", 405),
+        ("schema", "Tenant", "PUT", 405),
+        ("everything", "Tenant", "DELETE", 405),
+        ("me", "User", "POST", 501),
+    ]
+    assert {one.credential_id for one in made} == {made[0].credential_id} and made[0].credential_id
+
+
+def test_a_method_that_no_path_takes_tells_a_stranger_nothing(web: Flask, acme: Scim, world: World) -> None:
+    assert world.globex.slug is not None
+    for token in (None, "skt_nobody", "no token"):
+        for slug in (acme.slug, "no-such-tenant", "\0"):
+            refused(Scim(web, slug, token).delete("/Users"), 405)
+    assert told(world.acme, REFUSED) == []
+    refused(Scim(web, world.globex.slug, acme.token).delete("/Users", X_Request_ID="abroad"), 405)
+    assert told(world.globex, REFUSED) == []
+    assert [one.request_id for one in told(world.acme, REFUSED)] == ["abroad"]
+    partner = Scim(web, acme.slug, admin_token_of(world.home, "partner_admin", world.partner_id))
+    refused(partner.delete("/Users", X_Request_ID="partner"), 405)
+    assert [one.request_id for one in told(world.acme, REFUSED)] == ["abroad", "partner"]
 
 
 def test_members_who_are_nobody_here_are_passed_over_and_told(acme: Scim, world: World) -> None:
@@ -160,6 +193,25 @@ def test_a_manager_who_is_nobody_here_stops_nobody(acme: Scim, world: World) -> 
     ] * 2
 
 
+def test_a_parent_who_is_nobody_here_stops_no_unit(acme: Scim, world: World) -> None:
+    unit = acme.make("/OrganizationalUnits", displayName="North", parent={"value": "gone"})["id"]
+    path, top = f"/OrganizationalUnits/{unit}", acme.make("/OrganizationalUnits", displayName="Top")["id"]
+    said = {"displayName": "Northern", "parent": {"value": acme.user("ada")}}
+    assert acme.put(path, said).status_code == 200
+    events = told(world.acme, PASSED_OVER)
+    assert [(one.resource_type, one.resource_id, one.changed["attribute"]) for one in events] == [
+        ("OrganizationalUnit", unit, "parent.value")
+    ] * 2
+    assert acme.get(path).json["displayName"] == "Northern" and "parent" not in acme.get(path).json
+    assert acme.put(path, {"displayName": "Northern", "parent": {"value": top}}).status_code == 200
+    away = {"op": "replace", "path": "parent", "value": {"value": "gone"}}
+    refused(acme.patch(path, away), 400, "invalidValue")
+    refused(acme.put(path, {"displayName": "South", "parent": {"value": "gone"}}), 400, "invalidValue")
+    shown = acme.get(path).json
+    assert (shown["displayName"], shown["parent"]["value"]) == ("Northern", top)
+    assert len(told(world.acme, PASSED_OVER)) == 2
+
+
 def test_a_strict_credential_names_only_who_is_here(web: Flask, world: World) -> None:
     assert world.acme.slug is not None
     strict = Scim(web, world.acme.slug, token_of(world.acme, mode="strict"))
@@ -169,6 +221,7 @@ def test_a_strict_credential_names_only_who_is_here(web: Flask, world: World) ->
     assert "members" not in strict.get(f"/Groups/{group}").json
     managed = {"userName": "x", ENTERPRISE: {"manager": {"value": "nobody"}}}
     refused(strict.post("/Users", managed), 400, "invalidValue")
+    refused(strict.post("/OrganizationalUnits", {"displayName": "x", "parent": {"value": "gone"}}), 400, "invalidValue")
 
 
 def test_a_client_joins_nobody_of_another_tenant(acme: Scim, globex: Scim) -> None:
