@@ -112,12 +112,13 @@ class Door:
         admit: Callable[[Actor], None] | None = None,
         refused: Callable[[Actor, Problem], None] | None = None,
         unrouted: Action | None = None,
+        prepare: Callable[[Scope], None] | None = None,
         slash_at_the_end: bool = False,
     ) -> None:
         """`authenticate`: who asks, where it is not said by a bearer token (a browser's session). `admit` may refuse
         who asks too much. `refused` is told why a change that somebody asked for was not made; also of a method that
-        its path does not know, where `unrouted` is what doing it would have been. `slash_at_the_end`: a path means the
-        same with one more."""
+        its path does not know, where `unrouted` is what doing it would have been. `prepare` makes ready what takes too
+        long for a transaction, where it will act. `slash_at_the_end`: a path means the same with one more."""
         self.name = name
         self.url_prefix = url_prefix
         self.render = render
@@ -126,6 +127,7 @@ class Door:
         self._admit = admit
         self._refused = refused
         self._unrouted = unrouted
+        self._prepare = prepare
         self._strict_slashes = not slash_at_the_end
         self.blueprint = Blueprint(name, __name__, url_prefix=url_prefix or None)
         self._guards: dict[str, tuple[Deed, View]] = {}
@@ -238,6 +240,8 @@ class Door:
         with acting(actor, current_request_id()):
             scope = _place(actor, deed, arguments)
             logs.bind(tenant=scope and scope.tenant_id)
+            if self._prepare is not None and scope is not None:
+                self._prepare(scope)
             if not deed.transaction:
                 return deed.view(**arguments)
             # Read before the transaction opens: a slow sender must not hold one.

@@ -222,6 +222,11 @@ def models_of(scope: Scope) -> Models:
     return models
 
 
+def build(scope: Scope) -> None:
+    """Have the models of the tenant at hand: who asks first after a declaration waits for them, no transaction does."""
+    _ = models_of(scope).provider
+
+
 def remembered(most: int) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
     """A function of models, and of what else has a hash, that remembers with each models its `most` latest answers."""
 

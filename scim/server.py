@@ -23,7 +23,7 @@ from broker.policy import Action, authorize
 
 from . import announcing, bulk, reading, strict
 from .asking import Query, Walk, from_arguments, from_message, page_by_index
-from .declared import OURS, Models, models_of, remembered
+from .declared import OURS, Models, build, models_of, remembered
 from .dialects import STRICT
 from .filters import conditions
 from .memberships import Memberships
@@ -61,6 +61,7 @@ door = Door(
     admit=allowance.take,
     refused=remember,
     unrouted=Action.DIRECTORY_WRITE,
+    prepare=build,
     slash_at_the_end=True,
 )
 

@@ -13,9 +13,11 @@ from scim2_tester import Status, check_server
 
 from broker.attributes import CORE_USER, CUSTOM, ENTERPRISE
 from broker.context import Scope
+from broker.db import WallError, current_scope
 from broker.directory import declarations
-from scim import declared, profiles
+from scim import declared, profiles, schemas
 from scim.archive import export_archive
+from scim.client import BULK_REQUEST
 from scim.push import render
 from scim.push.mapping import applied, check_rows
 from scim.schemas import POLICY
@@ -573,6 +575,42 @@ def test_models_of_few_tenants_are_kept_and_none_for_who_declares_nothing(
     acme.user("di", **{URN: {"second": "1"}})
     [(newer, others)] = declared._kept.values()
     assert newer > version and others is not models
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "Bulk"])
+def test_models_are_built_before_a_transaction_is_open(
+    acme: Scim, declare: Declare, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    built: list[bool] = []
+
+    def noting(build: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*values: Any) -> Any:
+            built.append(in_unit())
+            return build(*values)
+
+        return note
+
+    def in_unit() -> bool:
+        try:
+            current_scope()
+        except WallError:
+            return False
+        return True
+
+    ada = acme.user("ada")
+    declare("costCode", filterable=True)
+    for name in ("extended", "provider"):
+        monkeypatch.setattr(schemas, name, noting(getattr(schemas, name)))
+    said = {"userName": "bo", URN: {"costCode": "1"}}
+    operation = {"method": "POST", "path": "/Users", "bulkId": "1", "data": said}
+    requests: dict[str, Callable[[], Any]] = {
+        "GET": lambda: acme.get(f"/Users?filter={URN}:costCode%20pr"),
+        "POST": lambda: acme.post("/Users", said),
+        "PATCH": lambda: acme.patch(f"/Users/{ada}", {"op": "add", "path": f"{URN}:costCode", "value": "1"}),
+        "Bulk": lambda: acme.post("/Bulk", {"schemas": [BULK_REQUEST], "Operations": [operation]}),
+    }
+    assert requests[method]().status_code in (200, 201)
+    assert built and not any(built)
 
 
 def test_scim2_tester_finds_no_error_in_attributes_it_can_judge(acme: Scim, declare: Declare) -> None:
