@@ -11,6 +11,7 @@ keys are the grain of ownership; `directory.mapping` nests them into a document.
 from __future__ import annotations
 
 import unicodedata
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -230,6 +231,20 @@ def value_key(value: object, *, exact: bool) -> str:
             except OverflowError:
                 return value.isoformat()  # at either end of time, a date in its own zone alone: nothing kept has it
     return str(value) if exact else fold(str(value))
+
+
+def alike(type_: str, one: object, other: object, *, exact: bool) -> bool:
+    """Whether two values of a SCIM type, or lists of them in any order, are the same, however they are written."""
+    first, second = (value if isinstance(value, list) else [value] for value in (one, other))
+    return sorted(_sense(type_, item, exact) for item in first) == sorted(_sense(type_, item, exact) for item in second)
+
+
+def _sense(type_: str, value: object, exact: bool) -> str:
+    if type_ == "dateTime" and isinstance(value, str):
+        return value_key(datetime.fromisoformat(value), exact=exact)
+    if type_ == "binary" and isinstance(value, str):
+        return b64decode(value).hex()
+    return value_key(value, exact=exact)
 
 
 def is_moment(text: str) -> bool:

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import scim2_models as scim
 
-from broker.attributes import CUSTOM, fold, is_moment
+from broker.attributes import CUSTOM, alike, fold, is_moment
 from broker.context import Scope
 from broker.db import IN_TENANT, hot
-from broker.directory.declared import alike
 from broker.errors import BadRequest
 
 from . import schemas
@@ -112,7 +111,7 @@ class Models(Mapping[str, type[scim.Resource[Any]]]):
                 continue
             carried = document.get(urn, {})
             new = carried.get(line.name)
-            if (new is None and complete) or (new is not None and not alike(line.type, line.exact, old, new)):
+            if (new is None and complete) or (new is not None and not alike(line.type, old, new, exact=line.exact)):
                 raise BadRequest(f"{line.name}: never changes once it has a value", scim_type="mutability")
             document[urn] = {**carried, line.name: old}
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from ..attributes import CUSTOM, fold, is_moment, value_key
+from ..attributes import CUSTOM, alike, fold, is_moment, value_key
 from ..db import arrays, db
 from ..errors import Conflict
 from ..models.declarations import UNIQUE_FROM
@@ -267,16 +267,4 @@ def typed(line: Declared, said: str | bytes) -> Any:
 
 def same(line: Declared, one: Any, other: Any) -> bool:
     """Whether two values of the attribute, or lists of them, are the same by its type, however they are written."""
-    return alike(line.type, line.exact, one, other)
-
-
-def alike(type_: str, exact: bool, one: Any, other: Any) -> bool:
-    """Whether two values of a type, or lists of them, are the same, however they are written."""
-    keys = [sorted(_sense(type_, exact, item) for item in items(value)) for value in (one, other)]
-    return keys[0] == keys[1]
-
-
-def _sense(type_: str, exact: bool, value: Any) -> str:
-    if type_ == "dateTime":
-        return value_key(datetime.fromisoformat(value), exact=exact)
-    return base64.b64decode(value).hex() if type_ == "binary" else value_key(value, exact=exact)
+    return alike(line.type, one, other, exact=line.exact)
