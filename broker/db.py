@@ -48,6 +48,17 @@ class HouseSession(FlaskSession):
             return cast("Engine | Connection", bind)
         return self._db.engines[PLATFORM_BIND] if scope_of(self).spans_tenants else self._db.engines[None]
 
+    def execute(self, statement: Any, params: Any = None, **kwargs: Any) -> Any:
+        """Text goes straight to the connection: there is nothing in it for the ORM, which costs it twice as much."""
+        if isinstance(statement, sa.TextClause) and not kwargs and (begun := self.begun()) is not None:
+            return begun.execute(statement, params)
+        return super().execute(statement, params, **kwargs)
+
+    def begun(self) -> Connection | None:
+        """The connection, once the innermost transaction has begun on it: a savepoint does with its first statement."""
+        connections: Mapping[SessionTransaction | None, Connection] = self.info.get("begun", {})
+        return connections.get(self.get_nested_transaction() or self.get_transaction())
+
 
 db = SQLAlchemy(metadata=Base.metadata, session_options={"class_": HouseSession})
 
@@ -98,6 +109,12 @@ def current_tenant() -> str:
     if tenant_id is None:
         raise WallError("this needs a tenant, and the unit of work spans tenants")
     return tenant_id
+
+
+def connection() -> Connection:
+    """The connection of the unit of work that is open."""
+    session = db.session()
+    return cast(HouseSession, session).begun() or session.connection()
 
 
 @contextmanager
@@ -278,6 +295,7 @@ def application_visible(tenant_id: str) -> sa.ColumnElement[bool]:
 @event.listens_for(HouseSession, "after_begin")
 def name_tenant(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     scope = scope_of(session)
+    session.info.setdefault("begun", {})[transaction] = connection
     if scope.tenant_id is not None and not transaction.nested:
         connection.exec_driver_sql("SELECT set_config('scaikey.tenant', %s, true)", (scope.tenant_id,))
 

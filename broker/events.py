@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -18,7 +19,7 @@ from sqlalchemy.dialects import postgresql as pg
 
 from . import ids
 from .context import Actor, current_actor, current_request_id
-from .db import after_commit, arrays, current_scope, db
+from .db import after_commit, arrays, connection, current_scope, db
 from .models import Delivery
 
 Owed = Callable[[sa.FromClause], sa.Select[Any]]
@@ -78,13 +79,17 @@ def on_owed(ring: Callable[[], None]) -> None:
     _bells.append(ring)
 
 
-_INSERT = sa.text("""
-    INSERT INTO events (tenant_id, id, name, actor_kind, actor_id, credential_id,
-                        resource_type, resource_id, changed, request_id)
-    SELECT :tenant, u.id, u.name, :actor_kind, :actor_id, :credential, u.type, u.resource, u.changed::jsonb, :request
-    FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[]), CAST(:types AS text[]),
-                CAST(:resources AS text[]), CAST(:changed AS text[])) AS u(id, name, type, resource, changed)
-""")
+_INSERT = """
+    WITH told AS (
+        INSERT INTO events (tenant_id, id, name, actor_kind, actor_id, credential_id,
+                            resource_type, resource_id, changed, request_id)
+        SELECT :tenant, u.id, u.name, :actor_kind, :actor_id, :credential, u.type, u.resource, u.changed::jsonb,
+               :request
+        FROM unnest(CAST(:ids AS text[]), CAST(:names AS text[]), CAST(:types AS text[]),
+                    CAST(:resources AS text[]), CAST(:changed AS text[])) AS u(id, name, type, resource, changed))
+    SELECT <anybody>
+"""
+"""Answers, subscriber by subscriber, whether there is anybody who could be owed something."""
 
 
 def record(changes: Changes, *, tenant_id: str | None = None, actor: Actor | None = None) -> None:
@@ -98,9 +103,9 @@ def record(changes: Changes, *, tenant_id: str | None = None, actor: Actor | Non
     if tenant is None:
         raise ValueError("events of a unit of work that spans tenants must name the tenant")
     actor = actor or current_actor()
-    session = db.session()
-    session.execute(
-        _INSERT,
+    subscribers = tuple(_subscribers)
+    anybody = db.session().execute(
+        _inserting(subscribers),
         arrays(
             {
                 "tenant": tenant,
@@ -116,21 +121,21 @@ def record(changes: Changes, *, tenant_id: str | None = None, actor: Actor | Non
             }
         ),
     )
-    for subscriber in _subscribers:
+    for subscriber, is_anybody in zip(subscribers, anybody.one(), strict=True):
         wanted = [
             index
             for index, name in enumerate(changes.names)
-            if any(fnmatchcase(name, pattern) for pattern in subscriber.to)
+            if is_anybody and any(fnmatchcase(name, pattern) for pattern in subscriber.to)
         ]
-        if wanted and _is_anybody(subscriber, tenant):
+        if wanted:
             _owe(subscriber, changes, wanted, tenant)
 
 
-def _is_anybody(subscriber: _Subscriber, tenant: str) -> bool:
-    if (table := subscriber.among) is None:
-        return True
-    asked = sa.select(sa.literal(1)).select_from(table).where(table.c.tenant_id == tenant).limit(1)
-    return db.session().execute(asked).first() is not None
+@lru_cache(maxsize=8)
+def _inserting(subscribers: Sequence[_Subscriber]) -> sa.TextClause:
+    tables = (subscriber.among for subscriber in subscribers)
+    asked = ["true" if table is None else f"EXISTS (SELECT FROM {table} WHERE tenant_id = :tenant)" for table in tables]
+    return sa.text(_INSERT.replace("<anybody>", ", ".join(asked)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +162,8 @@ def _owe(subscriber: _Subscriber, changes: Changes, wanted: Sequence[int], tenan
         **dict.fromkeys(prepared.tenant, tenant),
         **arrays({name: [source[index] for index in wanted] for name, source in columns}),
     }
-    session = db.session()
-    session.flush()
-    session.connection().exec_driver_sql(prepared.text, parameters)
+    db.session().flush()
+    connection().exec_driver_sql(prepared.text, parameters)
     _ring()
 
 
@@ -173,7 +177,7 @@ def _prepare(subscriber: _Subscriber, tenant: str) -> _Prepared:
         .table_valued("name", "resource_type", "resource_id", name="batch")
         .render_derived()
     )
-    dialect = db.session().connection().dialect
+    dialect = connection().dialect
     compiled = _insert(subscriber.owed(batch), tenant).compile(
         dialect=dialect, compile_kwargs={"render_postcompile": True}
     )

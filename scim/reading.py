@@ -18,7 +18,7 @@ import sqlalchemy.exc
 
 from broker import ids
 from broker.attributes import SCAIKEY_GROUP
-from broker.db import IN_TENANT, db
+from broker.db import IN_TENANT, connection
 from broker.directory.mapping import SIGN_IN_KINDS, decode_record, render_extras
 from broker.directory.rows import PREFIX
 from broker.directory.rows import Row as Made
@@ -126,7 +126,7 @@ class Page(NamedTuple):
 
 def in_unit(statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
     """Run a statement on the connection of the open unit of work."""
-    return db.session().connection().exec_driver_sql(statement, dict(parameters)).all()
+    return connection().exec_driver_sql(statement, dict(parameters)).all()
 
 
 def row(run: Run, tenant: str, base: str, resource_type: str, id: str, *, lists: bool, named: bool = False) -> Row:

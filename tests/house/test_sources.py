@@ -87,6 +87,7 @@ def test_the_directory_alone_writes_the_directory() -> None:
 PUT_TOGETHER = {
     ("broker/access.py", "_scope"): "one of two constants",
     ("broker/directory/rows.py", "load"): "clauses of our own, by what the caller asked for",
+    ("broker/events.py", "_inserting"): "the names of our own tables",
     ("broker/events.py", "_owe"): "a subscriber's select, compiled by SQLAlchemy with its values bound",
     ("broker/migrations/versions/0002_walls.py", "upgrade"): "our own tables",
     ("broker/migrations/versions/0002_walls.py", "finder"): "our own functions",
