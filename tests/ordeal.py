@@ -19,12 +19,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from demo.asking import Door, Json, Unexpected
+from scim.reading import MOST_MEMBERS_SHOWN
 from tests.canonical_ldif import differences
 from tests.installation import Installation, kill
 from tests.population import BASE, Population
@@ -382,6 +384,10 @@ class Ordeal:
         people, groups, units = (
             _by_id(self.scim[slug].resources(endpoint)) for endpoint in ("Users", "Groups", "OrganizationalUnits")
         )
+        for id, group in groups.items():
+            if len(group.get("members", ())) >= MOST_MEMBERS_SHOWN:
+                listed = self.scim[slug].resources("GroupMembers", "&filter=" + quote(f'group.value eq "{id}"'))
+                group["members"] = [one["member"] for one in listed]
         return Side(people, groups, units, list(self.doors[slug].items("/events")))
 
     def verify_served(self, side: Side, keyed: Sequence[str]) -> None:
