@@ -16,7 +16,7 @@ SECRETS = frozenset({b"userpassword", b"unicodepwd", b"ntsecuritydescriptor", b"
 """Those the test data may hold; a reader that drops any other attribute shows as a difference."""
 
 _FOLD = re.compile(rb"\r?\n ")
-_LINE = re.compile(rb"^([^:#\r\n][^:\r\n]*):(:?) *(.*?)\r?$", re.MULTILINE)
+_LINE = re.compile(rb"^([^:#\r\n][^:\r\n]*):(:?) *([^\r\n]*+)", re.MULTILINE)
 _BLANK = re.compile(rb"(?:\r?\n){2,}")
 
 

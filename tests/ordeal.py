@@ -458,9 +458,8 @@ class Ordeal:
         self.sent |= {id for id, one in side.people.items() if one["active"]}
         assert Counter(ours.values()) == Counter(self.sent)
         names = side.names()
-        shown = {
-            one["externalId"]: _told(one, {remote: names.get(id, "") for remote, id in ours.items()}) for one in there
-        }
+        named = {remote: names.get(id, "") for remote, id in ours.items()}
+        shown = {one["externalId"]: _told(one, named) for one in there}
         wanted = {}
         for id in self.sent:
             if id not in side.people:  # left: kept there as it was, unusable
