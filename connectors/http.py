@@ -235,6 +235,16 @@ class _Connection(http.client.HTTPConnection):
         self.default_port = 443 if origin.secure else 80
         self.sock: TimedSocket = sock
         self.idle_since = 0.0
+        self._unsent: list[bytes] = []
+
+    def send(self, data: Any) -> None:
+        """http.client hands over the head and the body apart; together they are one packet."""
+        self._unsent.append(data)
+
+    def flush(self) -> None:
+        """Send what was handed over."""
+        unsent, self._unsent = self._unsent, []
+        self.sock.sendall(b"".join(unsent))
 
     @property
     def deadline(self) -> float:
@@ -316,6 +326,7 @@ def _exchange(
         # A server may refuse a body early and close: its answer is still there to read.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, target, body, dict(headers))
+            connection.flush()
         answer = connection.getresponse()
         with answer:
             response = _read(answer, origin, max_response)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import sqlalchemy as sa
 from joserfc.jwk import RSAKey
 
 from broker import running
@@ -48,7 +49,7 @@ def keep(target: ScimTarget, auth: Mapping[str, Any]) -> bool:
     return True
 
 
-def secret(target: ScimTarget) -> str:
+def secret(target: ScimTarget | sa.Row[Any]) -> str:
     """The token, client secret or private key. Raises VaultError."""
     return running.vault().open(target.secrets or b"", **_vault_place(target)).decode()
 
@@ -112,5 +113,5 @@ def _place_of(auth: Mapping[str, Any]) -> tuple[Any, ...]:
     return auth.get("method"), secret_name(auth), auth.get("token_url")
 
 
-def _vault_place(target: ScimTarget) -> dict[str, str]:
+def _vault_place(target: ScimTarget | sa.Row[Any]) -> dict[str, str]:
     return {"table": "scim_targets", "column": "secrets", "tenant": target.tenant_id, "row": target.id}

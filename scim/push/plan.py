@@ -19,25 +19,19 @@ from broker.models import TargetResource
 from scim import profiles
 
 from . import guard, mapping, render
-from .reach import reached
+from .reach import UP, among
 from .work import Target, Work
 
-# Text, and arrays as literals: a thousand works are decided at a time.
-_RESOURCES = sa.text("""
-    SELECT id, type, name, version, document, manager_id FROM resources
-    WHERE tenant_id = :tenant AND id = ANY(CAST(:ids AS text[]))
-""")
-_REMEMBERED = sa.text("""
-    SELECT resource_id, state, remote_id, sent_digest, left_at IS NOT NULL,
-           coalesce(left_at <= now() - make_interval(days => :days), false)
-    FROM target_resources
-    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(CAST(:ids AS text[]))
-""")
-_REMOTE_IDS = sa.text("""
-    SELECT resource_id, remote_id FROM target_resources
-    WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(CAST(:ids AS text[]))
-      AND remote_id IS NOT NULL
-""")
+# Text, and arrays as literals: a thousand works are decided at a time, in one statement.
+_STANDING = sa.text(f"""
+    SELECT n.id, r.type, r.name, r.version, r.document, {UP} AS up, m.remote_id AS manager,
+           k.state, k.remote_id, k.sent_digest, k.left_at IS NOT NULL AS has_left,
+           coalesce(k.left_at <= now() - make_interval(days => :days), false) AS over
+    FROM unnest(CAST(:ids AS text[])) AS n(id)
+    LEFT JOIN resources r ON r.tenant_id = :tenant AND r.id = n.id
+    LEFT JOIN target_resources k ON k.tenant_id = :tenant AND k.target_id = :target AND k.resource_id = n.id
+    LEFT JOIN target_resources m ON m.tenant_id = :tenant AND m.target_id = :target AND m.resource_id = r.manager_id
+""")  # noqa: S608 - constant text
 _CREATING = sa.text("""
     INSERT INTO target_resources AS t (tenant_id, target_id, resource_id, resource_type, state)
     SELECT :tenant, :target, u.id, u.type, 'creating'
@@ -138,12 +132,17 @@ def decide(target: Target, works: Sequence[Work]) -> Mapping[str, There]:
     The one place that decides: a push acts by it, a preview shows it, a comparison holds it against what is there.
     """
     ids = [work.resource_id for work in works]
-    rows = _resources(target, ids)
-    there = _remembered(target, ids)
-    up: dict[str, bool] = {row.id: row.up for row in db.session().execute(reached(target.tenant, target, ids))}
-    managers = _remote_ids(target, {row.manager_id for row in rows.values() if row.manager_id is not None})
+    values = {"tenant": target.tenant, "target": target.id, "days": target.deprovision_days, "ids": ids}
+    rows = {row.id: row for row in db.session().execute(_STANDING, arrays(values))}
+    assigned = None if target.reach == "all" else among(target, ids)
+    there: dict[str, There] = {}
     for work in works:
-        _decide(work, rows.get(work.resource_id), there.get(work.resource_id), up.get(work.resource_id), managers)
+        row = rows[work.resource_id]
+        known = _GONE
+        if row.state is not None:
+            known = there[row.id] = There(row.state, row.remote_id, row.sent_digest, row.has_left, row.over)
+        up = row.up if assigned is None or row.id in assigned else None
+        _decide(work, None if row.type is None else row, known, up)
     return there
 
 
@@ -170,28 +169,8 @@ def _mark_left(target: Target, works: Sequence[Work]) -> None:
         db.session().execute(statement.values(left_at=sa.func.now()))
 
 
-def _resources(target: Target, ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
-    rows = db.session().execute(_RESOURCES, arrays({"tenant": target.tenant, "ids": list(ids)}))
-    return {row.id: row for row in rows}
-
-
-def _remembered(target: Target, ids: Sequence[str]) -> dict[str, There]:
-    values = {"tenant": target.tenant, "target": target.id, "days": target.deprovision_days, "ids": list(ids)}
-    return {row[0]: There(*row[1:]) for row in db.session().execute(_REMEMBERED, arrays(values))}
-
-
-def _remote_ids(target: Target, ids: set[str]) -> dict[str, str]:
-    if not ids:
-        return {}
-    values = {"tenant": target.tenant, "target": target.id, "ids": sorted(ids)}
-    return {id: remote for id, remote in db.session().execute(_REMOTE_IDS, arrays(values))}
-
-
-def _decide(
-    work: Work, row: sa.Row[Any] | None, there: There | None, up: bool | None, managers: Mapping[str, str]
-) -> None:
+def _decide(work: Work, row: sa.Row[Any] | None, there: There, up: bool | None) -> None:
     """`up` is None for what is out of reach, False for a person who shall be there but not use it."""
-    there = there or _GONE
     policy = work.target.deprovision
     work.remote_id, work.known_digest = there.remote_id, there.digest
     if row is None:
@@ -204,7 +183,7 @@ def _decide(
             document,
             row.id,
             usable=bool(up),
-            manager=managers.get(row.manager_id),
+            manager=row.manager,
             custom=CUSTOM["User"].lower() in takes,
         )
     else:

@@ -190,6 +190,18 @@ def reached(tenant: str, target: Target, among: Sequence[str] | None = None) -> 
     return live.where(Resource.id.in_(sa.union(principals, sa.select(below.c.id))))
 
 
+UP = """
+    CASE WHEN r.type IN ('User', 'Group') AND r.removed_at IS NULL AND r.user_type IS DISTINCT FROM 'ServiceAccount'
+         THEN r.type = 'Group' OR (r.active AND (r.active_until IS NULL OR r.active_until > now())) END
+"""
+"""The `up` of `reached` for a row `r` of resources, whatever is assigned; null for one who is in nobody's reach."""
+
+
+def among(target: Target, ids: Sequence[str]) -> set[str]:
+    """Which of these are in the reach of a target to which they must be assigned."""
+    return set(db.session().execute(reached(target.tenant, target, ids)).scalars())
+
+
 def losing(target: Target, here: sa.FromClause, there: sa.FromClause | type[TargetResource]) -> sa.ColumnElement[bool]:
     """Whether a row of what is at the target (`there`) would be taken away, given what should be (`here`, outer)."""
     columns: Any = there.c if isinstance(there, sa.FromClause) else there

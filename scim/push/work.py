@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 
@@ -25,6 +25,10 @@ LEASE = 30.0
 """Seconds a claim lasts unless renewed; the work of a killed process is taken up after as long."""
 
 _FRESH = timedelta(days=1)
+
+_TABLE = cast(sa.Table, ScimTarget.__table__)
+# Read before every claim: a row, not an object, which costs three times as much.
+_READ = sa.select(_TABLE).where(_TABLE.c.tenant_id == sa.bindparam("tenant"), _TABLE.c.id == sa.bindparam("target"))
 
 Deed = Literal["provide", "disable", "delete", "empty", "nothing", "expand", "probe"]
 """`empty`: take our members out of a group that cannot be disabled. `probe`: ask the target what it can do."""
@@ -123,7 +127,7 @@ class Outcome:
 
 def read_target(scope: Scope, target_id: str, *, although_paused: bool = False) -> Target | None:
     """The target in the open unit of work, or None unless it is to be served. Raises VaultError."""
-    row = db.session().execute(sa.select(ScimTarget).where(ScimTarget.id == target_id)).scalar_one_or_none()
+    row = db.session().execute(_READ, {"tenant": scope.tenant_id, "target": target_id}).one_or_none()
     if row is None or (row.status == "paused" and not although_paused):
         return None
     return Target(
