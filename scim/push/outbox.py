@@ -21,8 +21,7 @@ from broker.registry.changes import tell
 from .reach import FIRST, GROUPS, PEOPLE
 from .work import LEASE, Outcome, Target, Work
 
-_FIRST_WAIT, _LONGEST_WAIT = 2.0, 600.0
-_LONGEST_POSTPONEMENT = 300.0
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_POSTPONEMENT = 2.0, 600.0, 300.0
 _PATIENCE = "24 hours"
 """A delivery that has failed for so long is put in quarantine, and so is a target that did nothing else."""
 _RETRY, _PROBE = 6 * 3600.0, 1800.0
@@ -43,7 +42,13 @@ _DUE = sa.text("""
 """)
 # Rows are found by one list of ids, locked, and from then on named by their place: where statistics are older than what
 # is owed, a planner that expects one row joins by comparing every claim with every delivery of the target.
-_CLAIM = sa.text("""
+TAKE = """
+    UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease), fence = d.fence + 1
+    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(ARRAY(SELECT ctid FROM due))
+    RETURNING d.resource_type, d.resource_id, d.task, d.generation, d.fence, d.attempts, d.cursor, d.lane,
+              d.approved
+"""
+_CLAIM = sa.text(f"""
     WITH due AS (
         SELECT ctid FROM deliveries
         WHERE tenant_id = :tenant AND target_id = :target AND status = 'pending'
@@ -52,11 +57,8 @@ _CLAIM = sa.text("""
               SELECT 1 FROM deliveries WHERE tenant_id = :tenant AND target_id = :target AND status = 'pending'
                 AND lane < :groups AND (due_at <= now() OR lease_until >= now())))
         ORDER BY lane, due_at, resource_id LIMIT :limit FOR UPDATE SKIP LOCKED)
-    UPDATE deliveries d SET lease_until = now() + make_interval(secs => :lease), fence = d.fence + 1
-    WHERE d.tenant_id = :tenant AND d.target_id = :target AND d.ctid = ANY(ARRAY(SELECT ctid FROM due))
-    RETURNING d.resource_type, d.resource_id, d.task, d.generation, d.fence, d.attempts, d.cursor, d.lane,
-              d.approved
-""")
+    {TAKE}
+""")  # noqa: S608 - constant text
 _LOCK = sa.text("""
     SELECT resource_type, resource_id, task, fence, generation, CAST(ctid AS text) AS place FROM deliveries
     WHERE tenant_id = :tenant AND target_id = :target AND resource_id = ANY(CAST(:ids AS text[]))
@@ -158,7 +160,8 @@ _WHO_WAITS = sa.text("""
            CASE w.type WHEN 'Group' THEN :groups ELSE :people END AS lane
     FROM (SELECT 'Group' AS type, id FROM above
           UNION ALL
-          SELECT 'User', id FROM resources WHERE tenant_id = :tenant AND manager_id = ANY(:ids)) w
+          SELECT 'User', id FROM resources WHERE tenant_id = :tenant AND manager_id = ANY(:ids)
+            AND id <> ALL(CAST(:undecided AS text[]))) w
     WHERE EXISTS (SELECT 1 FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
                   AND k.resource_id = w.id AND k.state IN ('creating', 'present'))
        OR EXISTS (SELECT 1 FROM deliveries d WHERE d.tenant_id = :tenant AND d.target_id = :target
@@ -231,25 +234,25 @@ def look_again() -> None:
 
 def claim(target: Target, limit: int) -> list[Work]:
     """Take due deliveries of the target, ours until the lease ends; groups only when no person is due or on the way."""
-    rows = db.session().execute(
-        _CLAIM, {"tenant": target.tenant, "target": target.id, "limit": limit, "lease": LEASE, "groups": GROUPS}
+    place = {"tenant": target.tenant, "target": target.id, "lease": LEASE}
+    rows = db.session().execute(_CLAIM, {**place, "limit": limit, "groups": GROUPS})
+    return [work_of(target, row) for row in sorted(rows, key=lambda row: row.lane)]
+
+
+def work_of(target: Target, row: sa.Row[Any]) -> Work:
+    """What a claim returned."""
+    return Work(
+        target,
+        row.resource_type,
+        row.resource_id,
+        row.task,
+        row.generation,
+        row.fence,
+        row.attempts,
+        row.cursor,
+        row.approved,
+        deed="expand" if row.task == "expand" else "nothing",
     )
-    ordered = sorted(rows, key=lambda row: row.lane)
-    return [
-        Work(
-            target,
-            row.resource_type,
-            row.resource_id,
-            row.task,
-            row.generation,
-            row.fence,
-            row.attempts,
-            row.cursor,
-            row.approved,
-            deed="expand" if row.task == "expand" else "nothing",
-        )
-        for row in ordered
-    ]
 
 
 def renew(works: Sequence[Work]) -> set[tuple[str, str, str]]:
@@ -259,20 +262,22 @@ def renew(works: Sequence[Work]) -> set[tuple[str, str, str]]:
     return set(ours)
 
 
-def settle(target: Target, outcomes: Sequence[Outcome], *, answered: bool = True) -> None:
+def settle(
+    target: Target, outcomes: Sequence[Outcome], *, answered: bool = True, undecided: Sequence[Work] = ()
+) -> None:
     """Write down what became of works of one target, in the open unit of work; those no longer ours are left.
 
-    `answered`: what is done was done by the target, which is in order then.
+    `answered`: what is done was done by the target, which is in order then. `undecided`: claimed works of which nothing
+    was read yet, so that they miss nothing of what is written here.
     """
-    ours = _lock([outcome.work for outcome in outcomes])
+    ours = _lock([*(outcome.work for outcome in outcomes), *undecided])
     outcomes = [outcome for outcome in outcomes if outcome.work.key in ours]
-    done = [outcome for outcome in outcomes if outcome.kind == "done"]
     standing = [outcome for outcome in outcomes if outcome.state is not None]
     _remember(target, standing)
     # What changed meanwhile stays owed.
     over: list[str] = []
     again: list[str] = []
-    for work in (outcome.work for outcome in done):
+    for work in (outcome.work for outcome in outcomes if outcome.kind == "done"):
         generation, place = ours[work.key]
         (over if generation == work.generation else again).append(place)
     _change(_FINISH, target, over)
@@ -282,7 +287,8 @@ def settle(target: Target, outcomes: Sequence[Outcome], *, answered: bool = True
     for outcome in outcomes:
         if outcome.kind in ("failed", "later"):
             _try_again(outcome)
-    _arrived(target, [outcome.work for outcome in standing if _has_arrived(outcome)])
+    still = [work for work in undecided if work.key in ours]
+    _arrived(target, [outcome.work for outcome in standing if _has_arrived(outcome)], still)
     troubles = [outcome for outcome in outcomes if outcome.pause is not None]
     if answered and target.postponements and any(outcome.kind in ("done", "failed") for outcome in outcomes):
         _answers_again(target)
@@ -412,7 +418,7 @@ def _has_arrived(outcome: Outcome) -> bool:
     return outcome.remote_id is not None and outcome.remote_id != outcome.work.remote_id
 
 
-def _arrived(target: Target, works: Sequence[Work]) -> None:
+def _arrived(target: Target, works: Sequence[Work], undecided: Sequence[Work]) -> None:
     """Groups and reports that name these are owed: until now they had to leave them out."""
     if not works:
         return
@@ -420,6 +426,7 @@ def _arrived(target: Target, works: Sequence[Work]) -> None:
         tenant=target.tenant,
         target=target.id,
         ids=[work.resource_id for work in works],
+        undecided=[work.resource_id for work in undecided],
         groups=GROUPS,
         people=PEOPLE,
         flattens=target.flattens,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ from scim.client import TargetClient
 
 from . import credential, outbox, plan, reach
 from .delivery import Channel, carry_out
+from .order import Order, sorted_out
 from .pace import paced
 from .together import batches, carry_out_together
 from .work import LEASE, Outcome, Target, Work, read_target
@@ -94,6 +96,9 @@ class _Run:
         self.tally = Tally()
         self.channels: dict[tuple[str, str, str, str], Channel] = {}
         self.flying: set[_Flight] = set()
+        self.order = Order()
+        self.ripe: list[tuple[Channel, list[Work]]] = []
+        """Works that waited for others, and over which channel those went."""
         self.waiting: SimpleQueue[_Flight | None] = SimpleQueue()
         self.landed: SimpleQueue[_Flight] = SimpleQueue()
         self.threads: list[threading.Thread] = []
@@ -105,10 +110,12 @@ class _Run:
     def run(self) -> Tally:
         try:
             while True:
+                if self.ripe and len(self.flying) <= self.window // 2:
+                    self._follow()
                 took = self._has_room() and self._may_take() and self._take(self.window - len(self.flying))
                 if self.flying:
                     self._land()
-                elif not took:
+                elif not took and not self.ripe:
                     return self.tally
                 self._renew()
         finally:
@@ -169,7 +176,16 @@ class _Run:
         return took
 
     def _in_flight(self) -> int:
-        return sum(len(flight.works) for flight in self.flying)
+        return sum(1 for _ in self._in_hand())
+
+    def _in_hand(self) -> Iterator[Work]:
+        """Everything that is claimed: on its way, waiting for others, and about to follow them."""
+        ripe = [works for _, works in self.ripe]
+        return chain(self.order.works(), *ripe, *(flight.works for flight in self.flying))
+
+    def _people_in_hand(self, target: Target) -> set[str]:
+        ours = (work for work in self._in_hand() if work.target.id == target.id)
+        return {work.resource_id for work in ours if work.resource_type == "User"}
 
     def _claim(self, scope: Scope, target_id: str, share: int) -> list[tuple[Channel, list[Work]]]:
         """Claimed and decided in one transaction; expansions are carried out on the spot."""
@@ -187,20 +203,55 @@ class _Run:
             if channel.takes_bulk and target.profile.bulk_operations:
                 share = min(share * target.profile.bulk_operations, _BULK_WINDOW)
             works = outbox.claim(target, 1 if target.quarantined else share)
+            waiting: dict[str, list[Work]] = {}
             expansions = [work for work in works if work.task == "expand"]
             if expansions and len(works) > 1:
                 # What is claimed beside an expansion would be owed once more by the page that finds it missing there.
                 back = [Outcome(work, "back") for work in works if work.task != "expand"]
                 outbox.settle(target, back, answered=False)
                 works = expansions
-            to_send, already = plan.prepare(target, [work for work in works if work.task == "push"])
-            if already:
-                outbox.settle(target, [Outcome(work, "done") for work in already], answered=False)
-        self.tally.outcomes["unchanged"] += len(already)
-        for work in works:
-            if work.task == "expand":
-                self._expand(work)
+            elif not target.quarantined:
+                works, waiting = sorted_out(target, works, self._people_in_hand(target))
+            to_send = self._prepare(target, [work for work in works if work.task == "push"])
+        self.order.hold_back(waiting)
+        self._release(channel, works, to_send)
+        for work in expansions:
+            self._expand(work)
         return [(channel, batch) for batch in batches(to_send, channel, CONNECTIONS)]
+
+    def _prepare(self, target: Target, works: list[Work]) -> list[Work]:
+        """Decided in the open unit of work; what is left to send."""
+        to_send, already = plan.prepare(target, works)
+        if already:
+            outbox.settle(target, [Outcome(work, "done") for work in already], answered=False)
+        self.tally.outcomes["unchanged"] += len(already)
+        return to_send
+
+    def _release(self, channel: Channel, works: Sequence[Work], flying: Sequence[Work] = ()) -> None:
+        """Who waited for one of these works waits no longer, unless it is only now on its way."""
+        still = {id(work) for work in flying}
+        if followers := self.order.released(work for work in works if id(work) not in still):
+            self.ripe.append((channel, followers))
+
+    def _follow(self) -> None:
+        """Decide and send the works that waited for others, or give them back where nothing more is sent."""
+        by_channel: dict[int, tuple[Channel, list[Work]]] = {}
+        for channel, works in self.ripe:
+            by_channel.setdefault(id(channel), (channel, []))[1].extend(works)
+        self.ripe.clear()
+        over = self.stopping() or time.monotonic() >= self.deadline
+        for channel, works in by_channel.values():
+            target = works[0].target
+            with self._keeping_apart(target.scope, target.id):
+                if over or channel.stopped:
+                    self._settle([Outcome(work, "back") for work in works])
+                    self._release(channel, works)
+                    continue
+                with unit(target.scope):
+                    to_send = self._prepare(target, works)
+                self._release(channel, works, to_send)
+                for batch in batches(to_send, channel, CONNECTIONS):
+                    self._send(_Flight(batch, channel))
 
     def _probe(self, target: Target, channel: Channel) -> list[tuple[Channel, list[Work]]]:
         """Before anything is claimed: what it can do says in which form it is sent."""
@@ -230,7 +281,8 @@ class _Run:
     def _land(self) -> None:
         """Settle what came back within a moment, in one transaction per target."""
         landed: dict[str, list[Outcome]] = defaultdict(list)
-        for flight in self._gathered():
+        flights = self._gathered()
+        for flight in flights:
             if flight.works[0].task == "probe":
                 continue
             self.tally.outcomes["lost"] += len(flight.works) - len(flight.outcomes)
@@ -240,6 +292,8 @@ class _Run:
                 continue
             with self._keeping_apart(outcomes[0].work.target.scope, target_id):
                 self._settle(outcomes)
+        for flight in flights:
+            self._release(flight.channel, flight.works)
 
     def _gathered(self) -> list[_Flight]:
         """Waits for the first that lands, and for others unless there is room to claim more, or nothing to wait for."""
@@ -273,7 +327,8 @@ class _Run:
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         target = outcomes[0].work.target
         try:
-            _attempt(target.scope, partial(outbox.settle, target, outcomes))
+            undecided = self.order.behind(outcome.work for outcome in outcomes)
+            _attempt(target.scope, partial(outbox.settle, target, outcomes, undecided=undecided))
         except sa.exc.IntegrityError:
             # One remote id for two of ours: find out which, and keep the others' results.
             if len(outcomes) > 1:
@@ -300,8 +355,8 @@ class _Run:
             return
         self.renewed = time.monotonic()
         by_target: dict[str, list[Work]] = defaultdict(list)
-        for flight in self.flying:
-            by_target[flight.works[0].target.id] += flight.works
+        for work in self._in_hand():
+            by_target[work.target.id].append(work)
         for works in by_target.values():
             asked = time.monotonic()
             with unit(works[0].target.scope):
