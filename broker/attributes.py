@@ -14,7 +14,7 @@ import unicodedata
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
@@ -247,12 +247,16 @@ def _sense(type_: str, value: object, exact: bool) -> str:
     return value_key(value, exact=exact)
 
 
+_FARTHEST = timedelta(hours=16)
+
+
 def is_moment(text: str) -> bool:
-    """Whether a date and time can be compared with others, wherever they were said: it names its time zone, and is a
-    date in every zone. Raises ValueError for what is no date at all."""
+    """Whether a date and time can be compared with others, wherever they were said: it names its time zone, one that
+    the database knows as well, and is a date in every zone. Raises ValueError for what is no date at all."""
     moment = datetime.fromisoformat(text)
+    offset = moment.utcoffset()
     try:
-        return moment.tzinfo is not None and bool(moment.astimezone(UTC))
+        return offset is not None and abs(offset) < _FARTHEST and bool(moment.astimezone(UTC))
     except OverflowError:
         return False
 

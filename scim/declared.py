@@ -148,27 +148,31 @@ def gathered(resource_type: str, said: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**rest, own: {**(inside or {}), **{name: said[key] for name, key in apart.items()}}}
 
 
+_URNS = tuple((of, urn.lower()) for of, urn in CUSTOM.items())
+
+
 def check_names(resource_type: str, said: Mapping[str, Any], models: Models) -> None:
-    """Nothing under the tenant's own URN is heard in vain: neither in the attributes of a resource or an operation, nor
-    in keys that are paths. Raises BadRequest for what is not declared, or a part of what has none."""
-    urn = CUSTOM.get(resource_type, "").lower()
-    if not urn:
-        return
+    """Nothing under a URN of the tenant's own is heard in vain: not in the attributes of a resource or an operation,
+    nor in keys that are paths. Raises BadRequest for what is not declared of this type, or a part of what has none."""
     for key, value in said.items():
         lower = key.strip().lower()
+        of, urn = next((one for one in _URNS if lower == one[1] or lower.startswith(f"{one[1]}:")), ("", ""))
+        if not urn:
+            continue
         if lower == urn and isinstance(value, Mapping):
             named = list(value)
-        elif lower.startswith(f"{urn}:"):
+        elif lower != urn:
             path = key.strip()[len(urn) + 1 :]
             named = [re.split(r"[.\[]", path, maxsplit=1)[0]]
             if "." in re.sub(r"\[.*\]", "", path, flags=re.S):
                 raise BadRequest(f"{key:.200} is a part of what has none", scim_type="invalidPath")
         else:
             continue
-        declared = {"schemas", *(line.name.lower() for line in models.lines.get(resource_type, ()))}
+        lines = models.lines.get(of, ()) if of == resource_type else ()
+        declared = {"schemas", *(line.name.lower() for line in lines)}
         for name in named:
             if name.lower() not in declared:
-                raise BadRequest(f"{CUSTOM[resource_type]}:{name:.100} is not declared", scim_type="invalidPath")
+                raise BadRequest(f"{CUSTOM[of]}:{name:.100} is not declared here", scim_type="invalidPath")
 
 
 def _extension(resource_type: str, lines: Iterable[Line]) -> type[scim.Extension]:

@@ -173,6 +173,8 @@ class _Comparing(grammar.FilterVisitor[str]):
         match value.form:
             case "octets":
                 bound = self.bind(base64.b64encode(operand).decode()) + "::text"
+            case "number" if isinstance(operand, bool):
+                return "TRUE" if op is Op.ne else "FALSE"
             case "number":
                 bound = self.bind(operand) + "::numeric"
             case "moment":

@@ -9,6 +9,7 @@ directory is: any text is an e-mail address or a web page. Rows and SQL are not 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any
@@ -50,6 +51,7 @@ CURSOR_TIMEOUT = 3_600
 """Seconds a cursor is good for."""
 
 _OCTETS = frozenset(line.ad for line in CATALOGUE if line.ad and line.form == "binary")
+_DIGITS = re.compile(r"\s*[+-]?[0-9.]+\s*")
 _TYPE_OF_FORM = {"integer": "integer", "boolean": "boolean", "binary": "binary", "dateTime": "dateTime"}
 
 
@@ -146,15 +148,16 @@ def _model(base: Any, schema: scim.Schema) -> Any:
 class _Custom(scim.Extension):
     """An extension whose attributes may be called anything, and whose values are what they are said to be."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        """A truth is no number, and a number neither a truth nor a moment."""
+        """A truth is no number, and a number neither a truth nor a moment, written as text either."""
         kind = cls.get_field_root_type(str(info.field_name))
         for item in value if isinstance(value, list) else (value,):
             number = isinstance(item, int | float) and not isinstance(item, bool)
+            number |= kind is datetime and isinstance(item, str) and _DIGITS.fullmatch(item) is not None
             if (isinstance(item, bool) and kind is not bool) or (number and kind in (bool, datetime)):
                 raise ValueError(f"{item} is of another type")
         return value

@@ -39,9 +39,9 @@ _HELD = sa.text("""
     WHERE v.resource_id <> :id
 """)
 _HOLDERS = sa.text("""
-    SELECT v.attribute, v.value_key, v.resource_id
-    FROM unnest(CAST(:numbers AS smallint[]), CAST(:keys AS text[])) AS u(number, key)
-    JOIN resource_values v ON v.tenant_id = :tenant AND v.attribute = u.number AND v.value_key = u.key
+    SELECT v.* FROM unnest(CAST(:numbers AS smallint[]), CAST(:keys AS text[])) AS u(number, key), LATERAL (
+        SELECT attribute, value_key, resource_id FROM resource_values
+        WHERE tenant_id = :tenant AND attribute = u.number AND value_key = u.key OFFSET 0) v
 """)
 _RELEASE = sa.text("""
     DELETE FROM resource_values v USING unnest(CAST(:numbers AS smallint[]), CAST(:keys AS text[])) AS u(number, key)
@@ -209,6 +209,12 @@ def let_go(gone: Iterable[Row]) -> None:
 def _declared_keys(resource_type: str, values: Iterable[str]) -> list[str]:
     urn = CUSTOM.get(resource_type)
     return [] if urn is None else [key for key in values if key.startswith(f"{urn}:")]
+
+
+def written(resource_type: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of flat values is the tenant's own, as it stands in a document."""
+    own = {key.rpartition(":")[2]: values[key] for key in _declared_keys(resource_type, values)}
+    return {CUSTOM[resource_type]: own} if own else {}
 
 
 def faults(known: Declarations, resource_type: str, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -192,12 +192,13 @@ def _row(item: Item) -> Row:
 
 
 def _check_declared(known: declared.Declarations, row: Row) -> None:
-    """Raises Unfit for a value of the tenant's own that is not declared here, or not so."""
-    if row.removed_at is not None:
-        return
-    for name, detail in declared.faults(known, row.type, row.read()):
-        pointer = f"{CUSTOM[row.type]}/{name.replace('~', '~0').replace('/', '~1')}"
-        raise Unfit(pointer.rstrip("/"), "not_declared", detail)
+    """Raises Unfit for a value of the tenant's own that is not declared here, or not so: shown, or kept for whoever
+    comes back."""
+    layers = [declared.written(row.type, layer) for layer in (row.local, row.pins)]
+    for document in layers if row.removed_at is not None else (row.read(), *layers):
+        for name, detail in declared.faults(known, row.type, document):
+            pointer = f"{CUSTOM[row.type]}/{name.replace('~', '~0').replace('/', '~1')}"
+            raise Unfit(pointer.rstrip("/"), "not_declared", detail)
 
 
 _CALLED = {"displayName": "display_name", "externalId": "external_id", "userType": "user_type"}

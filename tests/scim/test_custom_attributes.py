@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from scim2_client.engines.wsgi import WSGISCIMClient
 from scim2_tester import Status, check_server
@@ -21,7 +22,7 @@ from scim.client import BULK_REQUEST
 from scim.push import render
 from scim.push.mapping import applied, check_rows
 from scim.schemas import POLICY
-from tests.archives import canonical
+from tests.archives import canonical, reseal
 from tests.casting import Caller, Cast
 from tests.scim.conftest import Scim, token_of
 from tests.scim.test_archive import refusals, taken
@@ -142,6 +143,10 @@ def test_what_no_index_or_number_holds_is_a_clear_refusal(acme: Scim, declare: D
         ("dateTime", "2026-01-31T12:00:00"),
         ("dateTime", "0001-01-01T00:00:00+14:00"),
         ("dateTime", "9999-12-31T23:59:59-14:00"),
+        ("dateTime", "2026-01-31T12:00:00+20:00"),
+        ("dateTime", "1769860800"),
+        ("decimal", "inf"),
+        ("decimal", "nan"),
     ],
 )
 def test_a_value_is_never_taken_for_one_of_another_type(acme: Scim, declare: Declare, type_: str, value: Any) -> None:
@@ -163,6 +168,31 @@ def test_a_filter_may_look_for_either_end_of_time(acme: Scim, declare: Declare) 
     assert acme.names("/Users", filter=f'{URN}:hired gt "0001-01-01T00:00:00+14:00"') == ["ada"]
     for end in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
         assert acme.names("/Users", filter=f'{URN}:hired eq "{end}"') == []
+
+
+@pytest.mark.parametrize("type_", [line[0] for line in TYPES])
+@pytest.mark.parametrize("literal", ["true", "1", '"x"', "null"])
+def test_a_filter_may_compare_with_a_value_of_another_type(
+    acme: Scim, declare: Declare, type_: str, literal: str
+) -> None:
+    declare("single", type=type_, filterable=True)
+    for operator in ("eq", "ne", "gt"):
+        answer = acme.get(f"/Users?filter={URN}:single {operator} {literal}")
+        assert answer.status_code in (200, 400), answer.text
+        assert answer.status_code == 200 or answer.json["scimType"] == "invalidFilter", answer.text
+
+
+def test_what_is_declared_of_another_type_is_not_heard_in_vain_either(acme: Scim, declare: Declare) -> None:
+    declare("purpose", resource_type="Group")
+    declare("badge")
+    urn, ada = CUSTOM["Group"], acme.user("ada")
+    answers = [
+        acme.post("/Users", {"userName": "bo", urn: {"purpose": "x"}}),
+        acme.patch(f"/Users/{ada}", {"op": "add", "path": f"{urn}:purpose", "value": "x"}),
+        acme.patch(f"/Users/{ada}", {"op": "add", "value": {f"{urn}:purpose": "x"}}),
+        acme.post("/Groups", {"displayName": "ops", URN: {"badge": "x"}}),
+    ]
+    assert [(one.status_code, one.json["scimType"]) for one in answers] == [(400, "invalidPath")] * 4
 
 
 def test_nothing_under_the_tenants_own_urn_is_heard_in_vain(acme: Scim, declare: Declare) -> None:
@@ -537,6 +567,22 @@ def test_what_an_archive_cannot_bring_is_refused_with_its_place(
         (f"/document/{URN}/age", "Not of the type string."),
     }
     assert sorted(globex.names("/Users")) == ["cy", "di"]
+
+
+def test_what_an_archive_keeps_out_of_sight_is_declared_too(
+    cast: Cast, acme: Scim, declare: Declare, tmp_path: Path
+) -> None:
+    """Otherwise the next change of such a person, or his return, would come upon values of nothing."""
+    declare("badge")
+    made = {name: acme.user(name, **{URN: {"badge": name}}) for name in ("ada", "bo", "cy")}
+    acme.delete(f"/Users/{made['cy']}")
+    file = archived(cast.acme, tmp_path / "acme.ndjson")
+    lines = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+    for line in lines:
+        if line["part"] == "resource" and line["name"] in ("ada", "cy"):
+            line["local"] |= {f"{URN}:badge": 5, f"{URN}:undeclared": "x"}
+    run = taken(cast.globex, reseal(file, lines))
+    assert sorted(detail for _, _, detail in refusals(cast.globex, run)) == ["Not of the type string."] * 2
 
 
 def test_a_target_is_sent_what_it_announces_or_its_mapping_names() -> None:
