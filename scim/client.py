@@ -215,6 +215,8 @@ class TargetClient:
         path = f"/{ENDPOINTS[resource_type]}"
         terms = (f"{attribute} eq {orjson.dumps(value).decode()}" for attribute, value in pairs)
         query = {"filter": " or ".join(terms), **self._first(self.profile.page)}
+        if resource_type == "Group" and self.profile.excludes:
+            query["excludedAttributes"] = "members"
         asked = self._ask("GET", path, query=urlencode(query, quote_via=quote))
         answer = Remote("", _json(asked))
         listed, total = answer.get("Resources") or [], answer.get("totalResults")

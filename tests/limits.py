@@ -119,7 +119,7 @@ def bulk(receiver: Receiver, most: int = 100, payload: int = 1 << 20) -> list[Fa
     """A receiver that takes many operations at once and searches with `or`."""
 
     def serve(asked: Asked, act: Callable[[], Answer]) -> Answer | None:
-        if asked.path == "/Users" and " or " in asked.query.get("filter", ""):
+        if asked.path in ("/Users", "/Groups") and " or " in asked.query.get("filter", ""):
             return _any_of(receiver, asked)
         if asked.path != "/Bulk":
             return None
@@ -140,7 +140,7 @@ def _one(receiver: Receiver, operation: dict[str, Any]) -> dict[str, Any]:
         said["bulkId"] = operation["bulkId"]
     if answer.status < 300:
         assert isinstance(answer.body, dict)
-        said["location"] = f"{receiver.base_url}/Users/{answer.body['id']}"
+        said["location"] = f"{receiver.base_url}/{operation['path'].split('/')[1]}/{answer.body['id']}"
         del said["response"]
     return said
 
@@ -150,7 +150,7 @@ def _any_of(receiver: Receiver, asked: Asked) -> Answer:
     wanted = {(name, json.loads(value).lower()) for name, value in terms}
     found = [
         one
-        for one in receiver.stored["Users"].values()
-        if any((name, str(one.get(name)).lower()) in wanted for name in ("externalId", "userName"))
+        for one in receiver.stored[asked.path[1:]].values()
+        if any((name, str(one.get(name)).lower()) in wanted for name in ("externalId", "userName", "displayName"))
     ]
     return Answer(200, {"totalResults": len(found), "Resources": found[: int(asked.query.get("count", 100))]})

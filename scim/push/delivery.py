@@ -40,7 +40,7 @@ _NO_ACCESS_WAIT = 30.0
 _TROUBLES = 8
 """So many failures in a row are the target's, not the resources'."""
 
-_NAMES = {"User": "userName", "Group": "displayName"}
+NAMES = {"User": "userName", "Group": "displayName"}
 
 
 Refusal = tuple[str, TargetError]
@@ -213,9 +213,7 @@ class Errand:
                 return None
             self.check()
             try:
-                # Some want to be told that a new group is empty.
-                members: dict[str, Any] = {"members": []} if self.kind == "Group" else {}
-                return self.client.create(self.kind, {**work.document, **members})
+                return self.client.create(self.kind, self.to_create)
             except Clash as clash:
                 remote_id = self.known_there()
                 if remote_id is None:
@@ -230,6 +228,11 @@ class Errand:
         except Missing as missing:
             raise Troubled(f"{missing}, though a search shows it", missing.exchange) from None
         return remote_id
+
+    @property
+    def to_create(self) -> dict[str, Any]:
+        """What is sent of somebody new: some want to be told that a new group is empty."""
+        return {**self.work.document, "members": []} if self.kind == "Group" else self.work.document
 
     def known_there(self) -> str | None:
         """Looks for it by our id, then by its name. Raises Refused when two could be it."""
@@ -251,7 +254,7 @@ class Errand:
             return []  # many receivers cannot search by externalId
 
     def by_name(self) -> list[Remote]:
-        return self.client.find(self.kind, _NAMES[self.kind], self.work.name)
+        return self.client.find(self.kind, NAMES[self.kind], self.work.name)
 
     def not_others(self, found: Sequence[Remote]) -> list[Remote]:
         """Without those that stand for another person or group of this tenant."""

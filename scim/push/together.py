@@ -1,4 +1,4 @@
-"""Several people in one request, where the target offers /Bulk (RFC 7644 §3.7).
+"""Several people, or several new groups, in one request, where the target offers /Bulk (RFC 7644 §3.7).
 
 Owns which works go together, the search for all of them at once, and what each operation's answer comes to; whatever
 is out of the ordinary with one person is done alone, by `delivery`. An answer that does not arrive leaves
@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from broker.attributes import fold
-from scim.client import Clash, Missing, Refused, Remote, TargetError, Troubled, Unsupported, is_id
+from scim.client import ENDPOINTS, Clash, Missing, Refused, Remote, TargetError, Troubled, Unsupported, is_id
 
-from .delivery import Channel, Errand, carry_out, failed, only
+from .delivery import NAMES, Channel, Errand, carry_out, failed, only
 from .work import Outcome, Work
 
 _LEAST = 20
@@ -41,19 +41,20 @@ def batches(works: Sequence[Work], channel: Channel, connections: int) -> list[l
     joined = {id(work) for work in joint}
     alone = [[work] for work in works if id(work) not in joined]
     together = []
-    joint.sort(key=_attempts)
-    for attempts, equal in groupby(joint, key=_attempts):
+    joint.sort(key=_alike)
+    for (_, attempts), equal in groupby(joint, key=_alike):
         same, most = list(equal), max(1, size >> min(2 * attempts, 16))
         together += [same[start : start + most] for start in range(0, len(same), most)]
     return together + alone
 
 
-def _attempts(work: Work) -> int:
-    return work.attempts
+def _alike(work: Work) -> tuple[str, int]:
+    return work.resource_type, work.attempts
 
 
 def carry_out_together(works: Sequence[Work], channel: Channel) -> list[Outcome]:
-    """Do what the works say, all of them people to be made or changed; those that turned out not ours are left out."""
+    """Do what the works say, all of them people to be made or changed, or all of them groups to be made; those that
+    turned out not ours are left out."""
     if channel.stopped or not channel.takes_bulk:
         return [Outcome(work, "back") for work in works]
     outcomes: list[Outcome] = []
@@ -77,9 +78,11 @@ Ready = tuple[Errand, str | None, dict[str, Any], int]
 
 
 def _may_join(work: Work, channel: Channel) -> bool:
-    if work.resource_type != "User" or work.deed != "provide" or not work.usable:
+    if channel.client.profile.bulk_operations < 2 or work.deed != "provide" or not work.usable:
         return False
-    return channel.client.profile.bulk_operations > 1 and channel.puts and work.digest != work.known_digest
+    if work.resource_type == "Group":
+        return work.remote_id is None
+    return channel.puts and work.digest != work.known_digest
 
 
 def _searches(errands: Sequence[Errand]) -> Iterator[list[Errand]]:
@@ -113,32 +116,36 @@ def _find(errands: Sequence[Errand], channel: Channel, outcomes: list[Outcome]) 
         if remote_id is None:
             try:
                 ours = [one for one in there if one.get("externalId") == work.resource_id]
-                remote_id = only(ours or errand.not_others([one for one in there if _is_called(one, work.name)]))
+                remote_id = only(ours or errand.not_others([one for one in there if _is_called(one, work)]))
             except Refused as error:
                 outcomes.append(failed(errand, error))
+                continue
+            if remote_id is not None and work.resource_type == "Group":
+                outcomes += _alone(work, channel)  # it is adopted by a PATCH of its own
                 continue
         ready.append(_ready(errand, remote_id))
     return ready
 
 
 def _search(works: Sequence[Work], channel: Channel) -> list[Remote]:
-    pairs = [pair for work in works for pair in (("externalId", work.resource_id), ("userName", work.name))]
-    found = channel.client.find_any("User", [pair for pair in pairs if pair[0] in channel.client.profile.filters])
+    kind = works[0].resource_type
+    pairs = [pair for work in works for pair in (("externalId", work.resource_id), (NAMES[kind], work.name))]
+    found = channel.client.find_any(kind, [pair for pair in pairs if pair[0] in channel.client.profile.filters])
     ids, names = {work.resource_id for work in works}, {fold(work.name) for work in works}
-    if any(one.get("externalId") not in ids and fold(str(one.get("userName"))) not in names for one in found):
-        raise Refused("GET /Users: the target does not filter by several values")
+    if any(one.get("externalId") not in ids and fold(str(one.get(NAMES[kind]))) not in names for one in found):
+        raise Refused(f"GET /{ENDPOINTS[kind]}: the target does not filter by several values")
     return found
 
 
-def _is_called(remote: Remote, name: str) -> bool:
-    return fold(str(remote.get("userName"))) == fold(name)
+def _is_called(remote: Remote, work: Work) -> bool:
+    return fold(str(remote.get(NAMES[work.resource_type]))) == fold(work.name)
 
 
 def _ready(errand: Errand, remote_id: str | None) -> Ready:
-    document = errand.work.document
-    operation: dict[str, Any] = {"method": "POST", "path": "/Users", "data": document}
+    path, document = f"/{ENDPOINTS[errand.kind]}", errand.to_create if remote_id is None else errand.work.document
+    operation: dict[str, Any] = {"method": "POST", "path": path, "data": document}
     if remote_id is not None:
-        operation = {"method": "PUT", "path": f"/Users/{remote_id}", "data": {**document, "id": remote_id}}
+        operation = {"method": "PUT", "path": f"{path}/{remote_id}", "data": {**document, "id": remote_id}}
     return errand, remote_id, operation, len(orjson.dumps(operation)) + 40
 
 
@@ -211,7 +218,9 @@ def _settled(one: Ready, answer: dict[str, Any] | None, channel: Channel) -> lis
         made = remote_id or _made(answer)
         if made is None:
             return [failed(errand, Troubled(f"{where} answered {status} without a usable id"))]
-        return [Outcome(work, "done", "present", made, work.digest)]
+        # A group is made without its members: they are still owed, and written one group at a time.
+        kind: Literal["done", "back"] = "back" if work.resource_type == "Group" else "done"
+        return [Outcome(work, kind, "present", made, work.digest)]
     error = channel.client.refusal(operation, status, answer.get("response"))
     if isinstance(error, Clash | Missing | Unsupported):
         return _alone(work, channel)

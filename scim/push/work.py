@@ -105,7 +105,7 @@ class Outcome:
     """What became of a work.
 
     `done` and `failed` are final until the resource changes; `later` is tried again after `wait` seconds; `back` was
-    not tried. `state`, where given, is how the resource now stands at the target.
+    not tried, or not to its end. `state`, where given, is how the resource now stands at the target.
     """
 
     work: Work

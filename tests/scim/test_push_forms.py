@@ -426,3 +426,58 @@ def test_where_bulk_turns_out_not_to_be_there_people_go_alone(acme: Tenant, rece
     drain()
     assert len(receiver.users()) == 12 and acme.deliveries() == []
     assert len(receiver.requests("POST", "/Users")) == 12
+
+
+def test_new_groups_are_made_in_one_request_and_filled_one_by_one(acme: Tenant, receiver: Receiver) -> None:
+    receiver.rules += bulk(receiver)
+    acme.target(receiver)
+    people = acme.users(9)
+    inner = acme.group("Inner", people[:3])
+    groups = [acme.group(f"Team {number}", people[number:]) for number in range(9)]
+    outer = acme.group("Outer", [inner, *groups])
+    drain()
+    assert acme.deliveries() == [] and len(receiver.stored["Groups"]) == 11
+    assert receiver.requests("POST", "/Groups") == []
+    assert all(there(receiver, f"Team {number}") == set(people[number:]) for number in range(9))
+    assert receiver.members("Outer") == {acme.remote_id(one) for one in (inner, *groups)}
+    assert [len(asked.body["Operations"]) for asked in receiver.requests("POST", "/Bulk")] == [9, 11]
+    assert len(receiver.requests("PATCH")) == 11
+    receiver.asked.clear()
+    acme.rename(groups[0], "First")
+    acme.members(outer, remove=groups[1:])
+    drain()
+    assert receiver.members("Outer") == {acme.remote_id(inner), acme.remote_id(groups[0])}
+    assert len(receiver.requests("PATCH")) == 2 and receiver.requests("POST") == []
+
+
+def test_groups_that_are_there_are_adopted_and_two_of_one_name_become_two(acme: Tenant, receiver: Receiver) -> None:
+    receiver.rules += bulk(receiver)
+    acme.target(receiver)
+    alice = acme.user("alice")
+    receiver.stored["Groups"]["mine"] = {"id": "mine", "displayName": "SALES", "members": [{"value": "somebody"}]}
+    sales, twins = acme.group("Sales", [alice]), [acme.group("Twins", [alice]) for _ in range(2)]
+    drain()
+    assert acme.deliveries() == [] and acme.remote_id(sales) == "mine"
+    assert receiver.members("Sales") == {"somebody", acme.remote_id(alice)}
+    found = [one for one in receiver.stored["Groups"].values() if one["displayName"] == "Twins"]
+    assert sorted(one["externalId"] for one in found) == sorted(twins)
+    assert all(len(one["members"]) == 1 for one in found)
+
+
+def test_groups_whose_making_was_not_answered_are_not_made_twice(acme: Tenant, receiver: Receiver) -> None:
+    def late(asked: Any, act: Any) -> Answer:
+        assert receiver.rules[1](asked, act) is not None  # carried out, and not told
+        return Answer(200, {"Operations": []}, cut=True)
+
+    receiver.rules += bulk(receiver)
+    acme.target(receiver)
+    alice = acme.user("alice")
+    drain()
+    receiver.fault("POST", "/Bulk", late)
+    for number in range(6):
+        acme.group(f"Team {number}", [alice])
+    drain()
+    acme.wait_over()
+    drain()
+    assert acme.deliveries() == [] and len(receiver.stored["Groups"]) == 6
+    assert all(there(receiver, f"Team {number}") == {alice} for number in range(6))
