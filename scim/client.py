@@ -22,7 +22,8 @@ from scim.profiles import Profile, capabilities
 from scim.remotes import Listing
 from scim.remotes import Remote as Remote
 
-ENDPOINTS = {"User": "Users", "Group": "Groups"}
+MEMBER = "GroupMember"
+ENDPOINTS = {"User": "Users", "Group": "Groups", MEMBER: "GroupMembers"}
 PATCH_OP = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
 BULK_REQUEST = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 _LONGEST_MEMBERS = 4 * LONGEST_ANSWER
@@ -224,7 +225,9 @@ class TargetClient:
             raise Refused(f"{_answered(asked)} without everybody who was asked for", asked)
         return [_remote(asked, one) for one in listed]
 
-    def page(self, resource_type: str, position: str | None) -> tuple[list[Remote], int | None, str | None]:
+    def page(
+        self, resource_type: str, position: str | None, *, filter: str | None = None
+    ) -> tuple[list[Remote], int | None, str | None]:
         """One page of everything it has, without the members of groups: resources, how many in all, where to go on.
 
         A position is an index, or after the first page a cursor of the receiver's, marked by a `+` before it.
@@ -236,6 +239,8 @@ class TargetClient:
             query["startIndex"] = position
         elif self.profile.paging == "cursor":
             query["cursor"] = ""
+        if filter is not None:
+            query["filter"] = filter
         if resource_type == "Group" and self.profile.excludes:
             query["excludedAttributes"] = "members"
         path = f"/{ENDPOINTS[resource_type]}"
@@ -266,14 +271,15 @@ class TargetClient:
         values = (Remote("", member).get("value") for member in members if isinstance(member, dict))
         return [value for value in values if isinstance(value, str)]
 
-    def discover(self) -> dict[str, Any]:
-        """What the receiver says it can do; nothing of what it does not say."""
+    def discover(self, *, whole: bool = False) -> dict[str, Any]:
+        """What the receiver says it can do; nothing of what it does not say. `whole`: raises where it may say more
+        another time."""
         said: list[Any] = []
         for path in ("/ServiceProviderConfig", "/Schemas", "/ResourceTypes"):
             try:
                 said.append(_json(self._ask("GET", path)))
             except TargetError as error:
-                if error.everywhere:
+                if error.everywhere or (whole and error.again):
                     raise
                 said.append({})
         return capabilities(*said)

@@ -51,6 +51,8 @@ class Profile:
     one_value: bool = False
     """Multi-valued attributes hold one value at most."""
     nested_groups: bool = True
+    lists_members: bool = False
+    """Whether it lists who is in which group, as `GroupMember` resources."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -108,6 +110,7 @@ def of(name: str, capabilities: Mapping[str, Any]) -> Profile:
         page=min(capabilities.get("max_results") or profile.page, 200),
         attributes=None if attributes is None else frozenset(attributes),
         nested_groups=capabilities.get("nested_groups", True),
+        lists_members="GroupMember" in capabilities.get("types", ()),
     )
 
 

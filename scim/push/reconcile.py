@@ -21,7 +21,7 @@ from broker.models import ScimTarget, TargetRun
 from broker.vault import VaultError
 from scim.client import Missing, Overlong, Remote, TargetClient, TargetError
 
-from . import comparisons, drift, plan
+from . import comparisons, drift, membership, plan
 from .compare import differences
 from .comparisons import ATTEMPTS, Comparison, Superseded
 from .drift import Finding
@@ -143,16 +143,23 @@ class _Walk:
             ours = drift.known(self.target, "Group", [remote.id for remote in remotes])
         members = {}
         for remote_id in ours:
-            with unit(self.run.scope):
-                comparisons.hold(self.run)
+            self._hold()
+            found: list[str] = []
             try:
-                members[remote_id] = self.client.member_ids(remote_id)
+                for page in membership.pages(self.client, remote_id):
+                    found += page
+                    self._hold()
+                members[remote_id] = found
             except Missing:
                 continue
             except Overlong as error:
                 log.warning("members are not compared: %s", error, extra={"tenant": self.target.tenant})
                 self.overlong.append(remote_id)
         return members
+
+    def _hold(self) -> None:
+        with unit(self.run.scope):
+            comparisons.hold(self.run)
 
     def _compared(self, kind: str, remotes: Sequence[Remote], members: dict[str, list[str]]) -> list[Finding]:
         remote_ids = [remote.id for remote in remotes]

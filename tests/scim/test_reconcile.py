@@ -125,6 +125,60 @@ def test_a_group_too_long_for_an_answer_is_compared_by_the_ids_of_its_members(
     assert drifts(acme) == {}
 
 
+def lists_members(there: Receiver, *, filters: bool = True) -> None:
+    """A receiver that shows one member of a group only, and lists who is in which group two at a time."""
+    types = [{"name": name} for name in ("User", "Group", "GroupMember")]
+
+    def serve(asked: Asked, act: Callable[[], Answer]) -> Answer | None:
+        if asked.path == "/ResourceTypes":
+            return Answer(200, {"totalResults": len(types), "Resources": types})
+        if asked.method == "GET" and asked.path == "/GroupMembers":
+            found = [
+                {"id": f"{group}.{one['value']}", "group": {"value": group}, "member": {"value": one["value"]}}
+                for group, shown in there.stored["Groups"].items()
+                for one in shown.get("members", [])
+                if not filters or asked.query["filter"] == f'group.value eq "{group}"'
+            ]
+            start = int(asked.query["startIndex"]) - 1
+            return Answer(200, {"totalResults": len(found), "Resources": found[start : start + 2]})
+        return None
+
+    there.rules.append(serve)
+
+
+def test_members_that_are_listed_as_resources_are_compared_page_by_page(
+    acme: Tenant,  # noqa: F811
+    receiver: Receiver,  # noqa: F811
+) -> None:
+    lists_members(receiver)
+    target_id = acme.target(receiver)
+    people = acme.users(7)
+    acme.group("Team", people)
+    acme.group("Other", people[:1])
+    drain()
+    [group] = [one for one in receiver.stored["Groups"].values() if one["displayName"] == "Team"]
+    lost = group["members"].pop(3)
+    receiver.asked.clear()
+    run = compare(acme, target_id, "overwrite")
+    assert (run.status, run.changed) == ("done", 1)
+    assert drifts(acme) == {"Team": ("changed", {"members": {"missing": 1, "unexpected": 0}})}
+    asked = [one.query["startIndex"] for one in receiver.requests("GET") if one.path == "/GroupMembers"]
+    assert sorted(asked) == ["1", "1", "3", "5"]
+    assert not [one for one in receiver.requests("GET") if one.path.startswith("/Groups/")]
+    drain()
+    assert lost["value"] in receiver.members("Team") and len(receiver.members("Team")) == 7
+
+
+def test_a_listing_that_does_not_tell_groups_apart_is_not_believed(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
+    lists_members(receiver, filters=False)
+    target_id = acme.target(receiver)
+    people = acme.users(3)
+    acme.group("Team", people)
+    acme.group("Other", people[:1])
+    drain()
+    assert (compare(acme, target_id).status, drifts(acme)) == ("done", {})
+
+
 def test_a_target_restored_from_backup_is_healed_without_doubles(acme: Tenant, receiver: Receiver) -> None:  # noqa: F811
     target_id = acme.target(receiver, deprovision="delete")
     ids = acme.users(8)
