@@ -131,10 +131,12 @@ class Errand:
 
     def probe(self) -> Outcome:
         """Ask the target what it can do. One that does not answer is left to the works that follow."""
+        said = None
         try:
-            said = self.client.discover()
-        except TargetError:
-            return Outcome(self.work, "back")
+            said = self.client.discover(whole=self.work.target.asked)
+        except TargetError as error:
+            if error.everywhere:
+                return Outcome(self.work, "back")
         finally:
             self.channel.probed = True
         with unit(self.work.target.scope):
@@ -142,6 +144,8 @@ class Errand:
         return Outcome(self.work, "back")
 
     def provide_person(self) -> Outcome:
+        if self.work.losing:
+            self.know_again()
         remote_id = self.provided(self.replace_person)
         if remote_id is None:
             return Outcome(self.work, "done", "removed")
@@ -162,6 +166,7 @@ class Errand:
 
     def disable(self) -> Outcome:
         """Somebody who left the target's reach: may not use the application, and nothing else of his is sent."""
+        self.know_again()
         remote_id = self.work.remote_id or self.surely_there()
         if remote_id is None:
             return Outcome(self.work, "done", "removed")
@@ -172,6 +177,7 @@ class Errand:
         return Outcome(self.work, "done", "disabled", remote_id)
 
     def delete(self) -> Outcome:
+        self.know_again()
         remote_id = self.work.remote_id or self.surely_there()
         if remote_id is not None:
             self.check()
@@ -188,6 +194,18 @@ class Errand:
         except Missing:
             return Outcome(self.work, "done", "removed")
         return _with(refused, "Members that stayed", Outcome(self.work, "done", "disabled", remote_id))
+
+    def know_again(self) -> None:
+        """Before somebody is taken away: a target that was restored from a backup may have given his id to another of
+        ours. Who is not there is told by the request that follows."""
+        if self.work.remote_id is None:
+            return
+        try:
+            shown = self.client.read(self.kind, self.work.remote_id)
+        except Missing:
+            return
+        if not self.not_others([shown]):
+            self.forget()
 
     def provided(self, write: Callable[[str], None]) -> str | None:
         """The remote id under which the target now has it; None when it is not there and need not be."""

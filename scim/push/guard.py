@@ -112,8 +112,8 @@ def _judge(target: Target, asking: Sequence[Work], done: int) -> set[str]:
     later = target.deprovision == "delete_after_days" and any(work.deed == "delete" for work in asking)
     waiting = _waiting(target, whole=later)
     losing = Counter(kind for _, kind in waiting)
-    present, anybody = _standing(target)
-    if not anybody and present.total() > 1:
+    present, anybody, usable = _standing(target)
+    if (not usable and losing["user"] > 1) or (not anybody and present.total() > 1):
         complaint: str | None = "Nobody is in the target's reach any more."
     else:
         complaint = allowance.of(target.scope, target.removal_guard).complaint(losing, present, done)
@@ -188,8 +188,8 @@ def _expanding(target: Target) -> bool:
     return bool(db.session().scalar(sa.select(expansion)))
 
 
-def _standing(target: Target) -> tuple[Counter[str], bool]:
-    """How many of each kind are present at the target, and whether anybody is in its reach."""
+def _standing(target: Target) -> tuple[Counter[str], bool, bool]:
+    """How many of each kind are present at the target, whether anybody is in its reach, and any person to be usable."""
     session = db.session()
     present = session.execute(
         sa.select(sa.func.lower(TargetResource.resource_type), sa.func.count())
@@ -201,4 +201,7 @@ def _standing(target: Target) -> tuple[Counter[str], bool]:
         .group_by(TargetResource.resource_type)
     )
     counted: Counter[str] = Counter({kind: count for kind, count in present})
-    return counted, bool(session.scalar(sa.select(sa.exists(reached(target.tenant, target)))))
+    here = reached(target.tenant, target).cte("here")
+    usable = sa.exists().where(here.c.type == "User", here.c.up)
+    anybody, person = session.execute(sa.select(sa.exists(sa.select(here.c.id)), usable)).one()
+    return counted, bool(anybody), bool(person)

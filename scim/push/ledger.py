@@ -111,11 +111,11 @@ def members(work: Work, *, adding: bool, after: str, limit: int) -> list[Member]
     return [Member(*row) for row in db.session().execute(statement, values)]
 
 
-def learnt(target: Target, said: Mapping[str, Any]) -> None:
-    """What the target said of itself, unless it has become another one meanwhile."""
+def learnt(target: Target, said: Mapping[str, Any] | None) -> None:
+    """What the target said of itself, unless it has become another one meanwhile; None: it stays what was known."""
     row = db.session().get(ScimTarget, (target.tenant, target.id), with_for_update=True, populate_existing=True)
     if row is not None and row.base_url == target.base_url:
-        targets.learn(row, said)
+        targets.learn(row, row.capabilities if said is None else said)
 
 
 def writing(work: Work, ids: Sequence[str]) -> None:

@@ -54,6 +54,8 @@ class Target:
     mapping: Sequence[Mapping[str, Any]]
     flattens: bool
     revision: int
+    asked: bool
+    """It has said before what it can do."""
     stale: bool
     """It was never asked what it can do, or so long ago that it shall be asked again."""
     auth: Mapping[str, Any]
@@ -147,6 +149,7 @@ def read_target(scope: Scope, target_id: str, *, although_paused: bool = False) 
         mapping=row.mapping,
         flattens=row.flattens,
         revision=row.revision,
+        asked=row.probed_at is not None,
         stale=row.profile == "auto" and (row.probed_at is None or row.probed_at < datetime.now(UTC) - _FRESH),
         auth=row.auth,
         secret=target_auth.secret(row),

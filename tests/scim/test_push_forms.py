@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -280,6 +281,24 @@ def test_groups_in_groups_are_flattened_where_members_are_people(acme: Tenant, r
     drain()
     assert there(receiver, "Outer") == {alice}
     assert acme.deliveries() == []
+
+
+def test_a_target_that_cannot_say_for_once_what_it_can_do_loses_no_members(acme: Tenant, receiver: Receiver) -> None:
+    receiver.rules.append(tells(schema(CORE_GROUP, "displayName", members=("User",))))
+    target = acme.target(receiver)
+    alice = acme.user("alice")
+    acme.group("Outer", [acme.group("Inner", [alice])])
+    drain()
+    assert there(receiver, "Outer") == {alice}
+    receiver.fault("GET", "/Schemas", Answer(500))
+    ask_again(acme)
+    receiver.asked.clear()
+    acme.user("bob")
+    drain()
+    assert there(receiver, "Outer") == {alice} and receiver.requests("PATCH") == []
+    with unit(acme.scope) as session:
+        row = session.get_one(ScimTarget, (acme.scope.tenant_id, target))
+        assert row.flattens and row.probed_at is not None and row.probed_at > datetime.now(UTC) - timedelta(hours=1)
 
 
 def test_who_arrives_late_joins_the_outer_groups_too(acme: Tenant, receiver: Receiver) -> None:

@@ -305,6 +305,60 @@ def test_who_was_let_go_and_came_back_is_asked_for_when_he_is_lost_again(acme: T
     assert disabled(receiver) == 0 and held(acme) == 13
 
 
+def test_losing_all_people_is_held_though_their_group_stays(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver, scope="assigned")
+    people = acme.users(4)
+    group = acme.group("Few", people)
+    acme.assign(group)
+    drain()
+    acme.members(group, remove=people)
+    drain()
+    drain()  # one run ends when all it claimed is held
+    assert disabled(receiver) == 0 and held(acme) == 4
+    acme.members(group, add=people[:1])
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 3
+
+
+def test_disabling_all_people_is_held_however_few_they_are(acme: Tenant, receiver: Receiver) -> None:
+    acme.target(receiver)
+    people = acme.users(3)
+    acme.group("Empty", [])
+    drain()
+    for id in people:
+        acme.change(id, active=False)
+    drain()
+    assert disabled(receiver) == 0 and held(acme) == 3
+
+
+@pytest.mark.parametrize("leaves", ["removed", "disabled"])
+@pytest.mark.parametrize("policy", ["delete", "disable"])
+def test_who_leaves_takes_nobody_along_who_was_given_his_id_at_a_restored_target(
+    acme: Tenant, receiver: Receiver, policy: str, leaves: str
+) -> None:
+    acme.target(receiver, deprovision=policy)
+    alice, bob = acme.user("alice"), acme.user("bob")
+    acme.users(5)
+    drain()
+    given, his = acme.remote_id(alice), acme.remote_id(bob)
+    assert given is not None and his is not None
+    stored = receiver.stored["Users"]
+    del stored[given]
+    stored[given] = {**stored.pop(his), "id": given}
+    if leaves == "removed":
+        acme.remove(alice)
+    else:
+        acme.change(alice, active=False)
+    drain()
+    assert receiver.users()["bob"]["active"] is True and "alice" not in receiver.users()
+    acme.change(bob, title="Chief")
+    drain()
+    acme.wait_over()
+    drain()
+    assert receiver.users()["bob"]["title"] == "Chief" and acme.deliveries() == []
+    assert len(receiver.users()) == 6
+
+
 def test_a_scope_that_shrinks_to_what_is_assigned_is_held(acme: Tenant, receiver: Receiver) -> None:
     target_id = acme.target(receiver)
     ids = acme.users(30)
