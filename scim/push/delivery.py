@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -198,14 +199,10 @@ class Errand:
     def know_again(self) -> None:
         """Before somebody is taken away: a target that was restored from a backup may have given his id to another of
         ours. Who is not there is told by the request that follows."""
-        if self.work.remote_id is None:
-            return
-        try:
-            shown = self.client.read(self.kind, self.work.remote_id)
-        except Missing:
-            return
-        if not self.not_others([shown]):
-            self.forget()
+        with suppress(Missing):
+            remote_id = self.work.remote_id
+            if remote_id is not None and not self.not_others([self.client.read(self.kind, remote_id)]):
+                self.forget()
 
     def provided(self, write: Callable[[str], None]) -> str | None:
         """The remote id under which the target now has it; None when it is not there and need not be."""
@@ -361,7 +358,7 @@ class Errand:
         there = [member for member in chunk if member.remote_id is not None]
         if there:
             operations = (
-                render.additions([_reference(member) for member in there])
+                render.additions([member.reference for member in there])
                 if adding
                 else render.removals(
                     [member.remote_id for member in there if member.remote_id is not None], self.client.profile.removal
@@ -433,12 +430,6 @@ _DEEDS: dict[str, Callable[[Errand], Outcome]] = {
     "empty": Errand.empty,
     "probe": Errand.probe,
 }
-
-
-def _reference(member: ledger.Member) -> dict[str, str]:
-    assert member.remote_id is not None
-    reference = {"value": member.remote_id}
-    return {**reference, "type": "Group"} if member.type == "Group" else reference
 
 
 def _with(refused: Sequence[Refusal], what: str, outcome: Outcome) -> Outcome:

@@ -25,6 +25,13 @@ class Member(NamedTuple):
     remote_id: str | None
     type: str
 
+    @property
+    def reference(self) -> dict[str, str]:
+        """It as a member of a group at the target, where it is."""
+        assert self.remote_id is not None
+        reference = {"value": self.remote_id}
+        return {**reference, "type": "Group"} if self.type == "Group" else reference
+
 
 _ADDED = sa.text("""
     SELECT DISTINCT m.member_id, k.remote_id, k.resource_type
