@@ -150,11 +150,11 @@ class Filled:
     def _group(self, size: int) -> str:
         """Made with as many members as one request may carry, and given the others after."""
         members = [{"value": id} for id in self.people[:size]]
-        first = len(members) if self.server.name != "ours" else CHUNK
-        group = {"schemas": [GROUP], "displayName": f"Group of {size}", "members": members[:first]}
+        chunk = CHUNK if self.server.name == "ours" else PATIENCE
+        group = {"schemas": [GROUP], "displayName": f"Group of {size}", "members": members[:chunk]}
         made: str = _ask(self.server, "POST", "/Groups", json.dumps(group).encode())["id"]
-        for at in range(first, size, CHUNK):
-            add = {"op": "add", "path": "members", "value": members[at : at + CHUNK]}
+        for at in range(chunk, size, chunk):
+            add = {"op": "add", "path": "members", "value": members[at : at + chunk]}
             _ask(self.server, "PATCH", f"/Groups/{made}?excludedAttributes=members", _patch(add))
         return made
 
