@@ -494,7 +494,8 @@ class Ordeal:
     def stop(self) -> None:
         """The ordinary end; nothing is left of it."""
         assert self.installation.stop() == 0
-        assert self.installation.running() == [] and self.installation.is_port_free()
+        self.installation.wait_for("nothing of it is left", lambda: not self.installation.running(), 2.0)
+        assert self.installation.is_port_free()
 
     def tell(self) -> None:
         """The summary, to quote."""

@@ -200,7 +200,11 @@ class Keeper:
         if process is None:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
-            processes.end([psutil.Process(process.pid)], *self._servers[name].stop_signals)
+            server = psutil.Process(process.pid)
+            its_own = server.children(recursive=True)
+            processes.end([server], *self._servers[name].stop_signals)
+            # One that was still writing when patience ended would outlive a server that was killed.
+            processes.end(its_own)
         process.wait()
 
 
