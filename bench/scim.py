@@ -1,5 +1,6 @@
 """The SCIM server against scim2-server's reference server and scimmy on Node: `python -m bench scim [people] [rounds]`;
-`python -m bench scim keyed [people]`: ours with so many people (1,000,000) against ours with 1,000.
+`python -m bench scim keyed [people]`: ours with so many people (1,000,000, copies of an imported thousand) against ours
+with 1,000.
 
 All are filled with the same people over SCIM, and their answers are compared before anything is timed.
 """
@@ -20,7 +21,7 @@ from broker.db import refresh_statistics, unit
 from broker.models import SyncRun
 from connectors.ldap import Config, LdifDirectory
 
-from . import ground, sides
+from . import copies, ground, sides
 from .load import Connection, Server, cycle, rate, turns
 
 SCHEMA = "urn:ietf:params:scim:schemas:core:2.0:User"
@@ -294,12 +295,13 @@ def _keyed(people: int) -> None:
         for count in (small, people):
             scope, provider_id = ground.tenant(f"bench-{count}")
             export = folder / f"{count}.ldif"
-            ground.write_ldif(export, count)
+            ground.write_ldif(export, small)
             run_id = sync.pull(scope, provider_id, LdifDirectory(export, Config()))
             with unit(scope) as session:
                 run = session.get_one(SyncRun, (scope.tenant_id, run_id))
                 if (run.status, run.skipped) != ("done", 0):
                     raise AssertionError(f"{run.status}, {run.skipped} skipped: {run.problem or run.hold_reason}")
+            copies.multiply(scope, small, count // small)
             scopes.append(scope)
         refresh_statistics()
         found: Found = {}
