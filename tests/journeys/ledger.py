@@ -12,11 +12,12 @@ from tests.journeys.holdings import Realm
 _KEPT = {
     "events": """
         AND NOT (t.name = 'write.refused' AND EXISTS (
-            SELECT FROM tenants b JOIN tenants a
-                ON a.id = b.id OR a.kind = 'platform' OR (a.kind = 'home' AND a.partner_id = b.partner_id)
-            WHERE b.id = t.tenant_id AND (
-                EXISTS (SELECT FROM resources r WHERE r.tenant_id = a.id AND r.id = t.actor_id)
-                OR EXISTS (SELECT FROM scim_tokens s WHERE s.tenant_id = a.id AND s.id = t.actor_id))))
+            SELECT FROM (
+                SELECT r.tenant_id FROM resources r WHERE r.id = t.actor_id
+                UNION ALL SELECT s.tenant_id FROM scim_tokens s WHERE s.id = t.actor_id) who
+            JOIN tenants a ON a.id = who.tenant_id
+            JOIN tenants b ON b.id = t.tenant_id
+            WHERE a.id = b.id OR a.kind = 'platform' OR (a.kind = 'home' AND a.partner_id = b.partner_id)))
     """
 }
 

@@ -111,7 +111,7 @@ def test_a_list_is_paged_by_index_and_counts_all(acme: Scim) -> None:
     assert acme.get("/Users?count=99999").json["itemsPerPage"] == 7
     refused(acme.get("/Users?count=many"), 400, "invalidValue")
     refused(acme.get("/Users?startIndex=1.5"), 400, "invalidValue")
-    assert acme.get(f"/Users?startIndex={10**30}").json["totalResults"] == 7
+    assert acme.get(f"/Users?startIndex={10**17}").json["totalResults"] == 7
 
 
 def test_filters_and_sort_reach_the_list(acme: Scim) -> None:
