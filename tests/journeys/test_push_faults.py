@@ -36,6 +36,7 @@ CHANGES = (
     "POST /Groups",
     "PATCH /Groups",
     "DELETE /Groups",
+    "POST /Bulk",
 )
 READS = ("GET /Users", "GET /Groups")
 EVERY = READS + CHANGES
@@ -63,6 +64,18 @@ def after(answer: Answer) -> Fault:
         return answer
 
     return fault
+
+
+def clashing(asked: Asked, act: Callable[[], Answer]) -> Answer:
+    """Made, and then 409 is said: of the request, or of each that a request in bulk made."""
+    said, clash = act(), scim_error(409, "uniqueness")
+    if not asked.path.endswith("/Bulk"):
+        return clash
+    for one in said.body["Operations"]:
+        if one["status"] == "201":
+            del one["location"]
+            one |= {"status": "409", "response": clash.body}
+    return said
 
 
 def halved(_: Asked, act: Callable[[], Answer]) -> Answer:
@@ -113,7 +126,7 @@ TABLE: dict[str, tuple[tuple[str, ...], Callable[[], Fault], int]] = {
         ONCE,
     ),
     "404 to a deletion, not done before": (("DELETE /Users", "DELETE /Groups"), lambda: after(scim_error(404)), ONCE),
-    "409 to what was made": (("POST /Users", "POST /Groups"), lambda: after(scim_error(409, "uniqueness")), ONCE),
+    "409 to what was made": (("POST /Users", "POST /Groups", "POST /Bulk"), lambda: clashing, ONCE),
     "412, not done": (("PUT /Users", "PATCH /Users", "PATCH /Groups"), lambda: instead(scim_error(412)), ONCE),
     "413": (("PATCH /Groups",), lambda: too_many, ALWAYS),
     "429 with Retry-After": (EVERY, lambda: instead(scim_error(429, **{"Retry-After": "1"})), ONCE),
