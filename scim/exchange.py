@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, quote_plus
 
 import orjson
 
@@ -34,7 +34,7 @@ _PLAIN = """
 _OPEN = frozenset(_PLAIN.lower().split())
 """What tells nothing of a person. Under `members`, `manager` and `groups` stand ids."""
 _QUOTED = re.compile(r'(\w+)( \w\w )("(?:[^"\\]|\\.)*")')
-_ADDRESS = re.compile(r"[^\s\"'<>()\[\],;:=]{1,64}@[^\s\"'<>()\[\],;:=]+")
+_ADDRESS = re.compile(r"[^\s\"'<>()\[\],;:=]{1,64}(?:@|%40)[^\s\"'<>()\[\],;:=]+")
 _EVIDENT = 6
 """Letters from which on a value is known again within a word; a shorter one is only where it stands alone."""
 
@@ -121,7 +121,9 @@ class Exchange:
         said = [self.token or "", *_closed(self.body or {})]
         for _, value in parse_qsl(self.query):
             said += (orjson.loads(term[3]) for term in _QUOTED.finditer(value) if term[1].lower() not in _OPEN)
-        return frozenset(text for one in said if (text := str(one).strip()[:_LONGEST_TEXT]))
+        texts = {text for one in said if (text := str(one).strip()[:_LONGEST_TEXT])}
+        # A receiver may repeat the address it was asked by, where they stand encoded.
+        return frozenset(texts | {quoted(text, safe="") for text in texts for quoted in (quote, quote_plus)})
 
 
 def _cut(text: str) -> str:

@@ -143,9 +143,10 @@ class Arrival:
         row = removed or Row(rows.new_id("User"), "User")
         if row.disabled:
             return self._refused("user_disabled", [row.id])
-        row.removed_at, row.active = None, True
+        row.active = True
         said = layers.contribution(self.provider, "User", self.identity.attributes, True)
-        layers.bind(self.tenant, [(row, [said])])
+        layers.bind(self.tenant, [(row, [said])])  # as one who was let go: he is not held to what he had
+        row.removed_at = None
         renamed = self._claims_a_foreign_name(said)
         if renamed:
             said.layer.values[_NAME] = self._own_name()

@@ -191,6 +191,11 @@ def _keep_immutable(row: Row, contributions: Sequence[Said], lines: Sequence[Dec
     values = mapping.merged(row.type, ranked(contributions), row.local, row.pins)
     for line in lines:
         old, new = before.get(line.name), values.get(line.key)
+        if old is not None and new is None:
+            # What could not be read says nothing: it does not take away what never changes.
+            unread = (said for said in contributions if any(why.startswith(f"{line.name}: ") for why in said.refused))
+            for said in unread:
+                said.layer.values[line.key] = old
         if old is None or new is None or old == new:
             continue
         differs = not declared.same(line, old, new)

@@ -234,24 +234,32 @@ class _Run:
             self.ripe.append((channel, followers))
 
     def _follow(self) -> None:
-        """Decide and send the works that waited for others, or give them back where nothing more is sent."""
+        """Decide and send the works that waited for others, as far as the target still stands as they were claimed for;
+        the rest is given back, and so is what an administrator approved: he may have taken that back meanwhile."""
         by_channel: dict[int, tuple[Channel, list[Work]]] = {}
         for channel, works in self.ripe:
             by_channel.setdefault(id(channel), (channel, []))[1].extend(works)
         self.ripe.clear()
         over = self.stopping() or time.monotonic() >= self.deadline
         for channel, works in by_channel.values():
-            target = works[0].target
-            with self._keeping_apart(target.scope, target.id):
-                if over or channel.stopped:
-                    self._settle([Outcome(work, "back") for work in works])
-                    self._release(channel, works)
-                    continue
-                with unit(target.scope):
-                    to_send = self._prepare(target, works)
-                self._release(channel, works, to_send)
-                for batch in batches(to_send, channel, CONNECTIONS):
-                    self._send(_Flight(batch, channel))
+            scope, target_id = works[0].target.scope, works[0].target.id
+            sent: list[Work] = []
+            with self._keeping_apart(scope, target_id):
+                going: list[Work] = []
+                if not over and not channel.stopped:
+                    with unit(scope):
+                        target = read_target(scope, target_id)
+                        if target is not None and self._channel(target) is channel:
+                            going = [work for work in works if work.target == target and not work.approved]
+                            to_send = self._prepare(target, going) if going else []
+                    sent = to_send if going else []
+                taken = {work.key for work in going}
+                if back := [Outcome(work, "back") for work in works if work.key not in taken]:
+                    self._settle(back)
+            # After a defect as well: who waited for these waits for nobody any more.
+            self._release(channel, works, sent)
+            for batch in batches(sent, channel, CONNECTIONS):
+                self._send(_Flight(batch, channel))
 
     def _probe(self, target: Target, channel: Channel) -> list[tuple[Channel, list[Work]]]:
         """Before anything is claimed: what it can do says in which form it is sent."""

@@ -183,6 +183,9 @@ def test_what_a_patch_or_a_search_named_is_not_repeated_either(client: TargetCli
     ]
     with pytest.raises(Refused, match=r"answered 400: \*\*\* and r7 are no match$"):
         client.patch("User", "r1", operations)
+    receiver.fault("GET", "/Users", Answer(400, {"detail": "no route for userName%20eq%20%22Jane%20Roe%40x.test%22"}))
+    with pytest.raises(Refused, match=r"answered 400: no route for \*\*\*$"):
+        client.find("User", "userName", "Jane Roe@x.test")
     receiver.fault("GET", "/Users", Answer(400, {"detail": 'too odd: Jane "J" Roe'}))
     with pytest.raises(Refused, match=r"answered 400: too odd: \*\*\*$"):
         client.find("User", "userName", 'jane "j" roe')

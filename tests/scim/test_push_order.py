@@ -19,7 +19,7 @@ from scim.push import outbox
 from scim.push import run as running_push
 from tests.limits import bulk
 from tests.receivers import Answer, Receiver
-from tests.scim.test_push import ENTERPRISE, Tenant, acme, drain, listening, pushing, receiver
+from tests.scim.test_push import ENTERPRISE, Tenant, acme, change_target, drain, listening, pushing, receiver
 
 __all__ = ["acme", "listening", "pushing", "receiver"]
 
@@ -183,4 +183,25 @@ def test_a_report_whom_another_run_took_over_and_sent_without_his_manager_is_sen
     drain()
     assert thread.is_alive() and "report" in receiver.users() and managers_there(receiver) == {}
     thread.join()
+    assert acme.deliveries() == [] and managers_there(receiver) == {report: manager}
+
+
+def test_a_report_is_not_sent_to_a_target_that_was_paused_while_he_waited(acme: Tenant, receiver: Receiver) -> None:
+    app = running_push.current_app._get_current_object()  # type: ignore[attr-defined]
+    target_id = acme.target(receiver)
+    drain()
+    manager = acme.user("manager")
+    report = acme.user("report", **reports_to(manager))
+
+    def pause_meanwhile(asked: Any, act: Callable[[], Answer]) -> Answer:
+        with app.app_context():
+            change_target(acme, target_id, status="paused")
+        return act()
+
+    receiver.fault("POST", "/Users", pause_meanwhile)
+    drain()
+    assert sent(receiver) == [manager]
+    assert (report, 0, None) in [(one.resource_id, one.attempts, one.lease_until) for one in acme.deliveries()]
+    acme.resume(target_id)
+    drain()
     assert acme.deliveries() == [] and managers_there(receiver) == {report: manager}

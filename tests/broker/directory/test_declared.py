@@ -243,6 +243,8 @@ def test_an_immutable_value_stays_whatever_an_upstream_says_next(acme: Tenant, a
     same = ad.next_run().apply(person("ann", info="20200101010000+0100"))
     other = ad.next_run().apply(person("ann", info="20210101000000Z"))
     assert same.skips == [] and refused(other) == ["hired: Never changes once it has a value."]
+    unreadable = ad.next_run().apply(person("ann", info="last year"))
+    assert len(refused(unreadable)) == 1
     assert own(acme, ann) == {"hired": "2020-01-01T00:00:00Z"}
     acme.put("User", ann, acme.document(ann))
     ad.next_run().apply(person("ann"))
