@@ -178,7 +178,8 @@ class _HotConnections:
         _, arguments = engine.dialect.create_connect_args(engine.url)
         self._arguments = {
             **arguments,
-            "options": f"{options} -c plan_cache_mode=force_generic_plan",
+            # One plan for all tenants: by keys, or the smallest would pay for looking through the largest.
+            "options": f"{options} -c plan_cache_mode=force_generic_plan -c enable_seqscan=off",
             "application_name": "scaikey",
             "connect_timeout": CONNECT_TIMEOUT,
         }
