@@ -246,13 +246,14 @@ class _Run:
             sent: list[Work] = []
             with self._keeping_apart(scope, target_id):
                 going: list[Work] = []
+                to_send: list[Work] = []
                 if not over and not channel.stopped:
                     with unit(scope):
                         target = read_target(scope, target_id)
                         if target is not None and self._channel(target) is channel:
                             going = [work for work in works if work.target == target and not work.approved]
-                            to_send = self._prepare(target, going) if going else []
-                    sent = to_send if going else []
+                            to_send = self._prepare(target, going)
+                sent = to_send  # now that it is committed
                 taken = {work.key for work in going}
                 if back := [Outcome(work, "back") for work in works if work.key not in taken]:
                     self._settle(back)
