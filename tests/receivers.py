@@ -156,12 +156,13 @@ class Asked:
 
 @dataclass
 class Answer:
-    """What to say: `delay` seconds late, `cut` in the middle of the body, or (`status` 0) not at all."""
+    """What to say: `delay` seconds late, once `after` is set, `cut` in the middle of the body; `status` 0: nothing."""
 
     status: int
     body: dict[str, Any] | bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    after: threading.Event | None = None
     cut: bool = False
 
 
@@ -377,6 +378,8 @@ def faulty_receiver(real: Remote | None = None) -> Iterator[Receiver]:
                 answer = receiver.answer(asked)
                 if answer.delay:
                     closing.wait(answer.delay)
+                if answer.after is not None:
+                    answer.after.wait(10)
             finally:
                 with receiver.lock:
                     receiver.busy.discard(path)
