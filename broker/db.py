@@ -165,7 +165,7 @@ def directory_writes() -> Iterator[None]:
 
 
 class _HotConnections:
-    """Idle driver connections for `hot`: autocommit, statements prepared at once, their plans kept.
+    """Idle driver connections for `hot`: autocommit, statements prepared at once, their plans kept, answers in binary.
 
     The engine's pool and result layers cost several times what these statements do. When the database has been away,
     all
@@ -202,7 +202,7 @@ class _HotConnections:
         self, connection: psycopg.Connection[Any], statement: LiteralString, parameters: Mapping[str, Any]
     ) -> Sequence[Any]:
         try:
-            found = connection.execute(statement, parameters, prepare=True).fetchall()
+            found = connection.execute(statement, parameters, prepare=True, binary=True).fetchall()
         except psycopg.Error as error:
             raise self._failure(error, gone=connection.broken or connection.closed) from error
         except BaseException:

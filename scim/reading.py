@@ -1,8 +1,8 @@
 """The directory read for SCIM: one resource, or a page of them, as bytes.
 
-Owns the statements of the read path. Each is one round trip that names its tenant itself; memberships are read for a
-whole page at once and only when they are wanted, and totals are counted only when the page does not tell. Statements go
-to `run`: `db.hot`, or `in_unit` inside an open unit of work, which sees what the unit has written.
+Owns the statements of the read path. Each is one round trip that names its tenant itself; memberships are read with
+the page, for all of it at once and only when they are wanted, and totals are asked for only when the page does not
+tell. Statements go to `run`: `db.hot`, or `in_unit` inside an open unit of work, which sees what the unit has written.
 """
 
 # ruff: noqa: S608 - statements are put together from names of our own; every value is bound
@@ -18,7 +18,7 @@ import sqlalchemy.exc
 
 from broker import ids
 from broker.attributes import SCAIKEY_GROUP
-from broker.db import IN_TENANT, connection
+from broker.db import IN_TENANT, arrays, connection
 from broker.directory.mapping import SIGN_IN_KINDS, decode_record, render_extras
 from broker.directory.rows import PREFIX
 from broker.directory.rows import Row as Made
@@ -113,10 +113,10 @@ _RECORDS = f"""{IN_TENANT} SELECT x.* FROM scope, LATERAL (
     SELECT r.id, r.local, r.token_name,
            (SELECT array_agg(k.record ORDER BY p.priority, p.id) FROM links l
             JOIN identity_providers p ON p.tenant_id = l.tenant_id AND p.id = l.provider_id
-                AND p.kind <> ALL(%(sign_in_kinds)s)
+                AND p.kind <> ALL(%(sign_in_kinds)s::text[])
             JOIN link_records k ON k.tenant_id = l.tenant_id AND k.link_no = l.no
             WHERE l.tenant_id = scope.tenant AND l.resource_id = r.id AND l.gone_at IS NULL) AS records
-    FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = ANY(%(ids)s) OFFSET 0) x"""
+    FROM resources r WHERE r.tenant_id = scope.tenant AND r.id = ANY(%(ids)s::text[]) OFFSET 0) x"""
 
 
 class Page(NamedTuple):
@@ -143,7 +143,7 @@ def row(run: Run, tenant: str, base: str, resource_type: str, id: str, *, lists:
 def one(run: Run, tenant: str, base: str, wanted: Projection, id: str) -> tuple[Row, bytes]:
     """One live resource as the client wants it. Raises NotFound."""
     found = row(run, tenant, base, wanted.resource_type, id, lists=wanted.lists, named=wanted.names_members)
-    return found, _resources(run, tenant, base, wanted, [found])[0]
+    return found, resources(run, tenant, base, wanted, [found])[0]
 
 
 def new(run: Run, tenant: str, base: str, wanted: Projection, made: Made) -> tuple[Row, bytes]:
@@ -153,7 +153,7 @@ def new(run: Run, tenant: str, base: str, wanted: Projection, made: Made) -> tup
         return one(run, tenant, base, wanted, made.id)
     at = made.arrived_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     row = Row(made.id, made.document, made.version, at, at)
-    return row, _resources(run, tenant, base, wanted, [row])[0]
+    return row, resources(run, tenant, base, wanted, [row])[0]
 
 
 def page(
@@ -173,33 +173,61 @@ def page(
     when the answer takes longer than the statement timeout.
     """
     document = DOCUMENT if (condition and condition.reads_document) or (order and order.reads_document) else ""
-    where = live(wanted.resource_type, condition)
     parameters = {
         "tenant": tenant,
         "base": base,
         "count": count,
         "skipped": min(start, 1 << 40) - 1,
+        "named": wanted.names_members,
         **(condition.parameters if condition else {}),
     }
+    counting = counted(wanted.resource_type, condition)
     found: list[Row] = []
+    total: int | None = None
     if count != 0:
-        rows = timed(
-            run,
-            f"{IN_TENANT} SELECT r.* FROM scope, LATERAL (SELECT {ROW} FROM resources r {document} WHERE {where} "
-            f"ORDER BY {order.text if order else 'r.id'} LIMIT %(count)s::bigint OFFSET %(skipped)s) r",
-            parameters,
+        chosen = (
+            f"SELECT {ROW}, r.type, NULL AS key FROM resources r {document} "
+            f"WHERE {live(wanted.resource_type, condition)} "
+            f"ORDER BY {order.text if order else 'r.id'} LIMIT %(count)s::bigint OFFSET %(skipped)s"
         )
-        found = [Row(*each) for each in rows]
-    total = start - 1 + len(found)
-    if (not found and (count == 0 or start > 1)) or len(found) == count:
-        document = DOCUMENT if condition and condition.reads_document else ""
-        [(total,)] = timed(
-            run,
-            f"{IN_TENANT} SELECT r.n FROM scope, LATERAL "
-            f"(SELECT count(*) AS n FROM resources r {document} WHERE {where} OFFSET 0) r",
-            parameters,
+        # How many there are of everybody is known, and said in passing; how many satisfy a condition has to be found.
+        rows = timed(run, with_lists(chosen, wanted, "SELECT NULL" if condition else counting), parameters)
+        found = [Row(*each[:-1]) for each in rows]
+        total = rows[0][-1] if rows else None
+    if total is None and len(found) != count and (found or start == 1):
+        total = start - 1 + len(found)
+    if total is None:
+        [(total,)] = timed(run, f"{IN_TENANT} SELECT r.n FROM scope, LATERAL ({counting} OFFSET 0) r", parameters)
+    return Page(resources(run, tenant, base, wanted, found), total)
+
+
+def with_lists(chosen: str, wanted: Projection, beside: str | None = None) -> str:
+    """The statement for the rows that `chosen` selects of one type, in its order, each with its groups or members as
+    far as those are wanted; columns as in `Row`, and what the selection `beside` says. The caller's parameters are
+    `tenant`, `base`, `named` and its own."""
+    listed, more, lists = "NULL", "false", ""
+    if wanted.lists:
+        listed, more = "l.listed", "coalesce(l.more, false)"
+        of_page = _LISTS[wanted.resource_type].replace("<starts>", "page s")
+        lists = f"LEFT JOIN (SELECT l.* FROM scope, LATERAL ({of_page} OFFSET 0) l) l ON l.start = r.id"
+    said = f", (SELECT b.* FROM scope, LATERAL ({beside} OFFSET 0) b) AS beside" if beside is not None else ""
+    return (
+        f"{IN_TENANT}, page AS MATERIALIZED ("
+        f"SELECT r.*, row_number() OVER () AS place FROM scope, LATERAL ({chosen}) r) "
+        f"SELECT r.id, r.document, r.version, r.created, r.modified, {listed} AS listed, {more} AS more, r.type, "
+        f"r.key::text{said} FROM page r {lists} ORDER BY r.place"
+    )
+
+
+def counted(resource_type: str, condition: Sql | None) -> str:
+    """The selection of how many there are, as `n`. Of everybody it is known: see `ResourceCount`."""
+    if condition is None:
+        return (
+            "SELECT coalesce(sum(c.resources), 0)::bigint AS n FROM resource_counts c "
+            f"WHERE c.tenant_id = scope.tenant AND c.type = '{resource_type}'"
         )
-    return Page(in_full(run, tenant, base, wanted, found), total)
+    document = DOCUMENT if condition.reads_document else ""
+    return f"SELECT count(*) AS n FROM resources r {document} WHERE {live(resource_type, condition)}"
 
 
 def live(resource_type: str, condition: Sql | None) -> str:
@@ -214,10 +242,11 @@ def live(resource_type: str, condition: Sql | None) -> str:
 def in_full(run: Run, tenant: str, base: str, wanted: Projection, rows: list[Row]) -> list[bytes]:
     """Rows of one type as the client wants them, with the groups or members of all of them read at once."""
     if rows and wanted.lists:
-        starts = {"tenant": tenant, "base": base, "ids": [each.id for each in rows], "named": wanted.names_members}
+        ids = [each.id for each in rows]
+        starts = arrays({"tenant": tenant, "base": base, "ids": ids, "named": wanted.names_members})
         listed = {id: text for id, text, _ in run(_LISTED[wanted.resource_type], starts)}
         rows = [each._replace(listed=listed.get(each.id)) for each in rows]
-    return _resources(run, tenant, base, wanted, rows)
+    return resources(run, tenant, base, wanted, rows)
 
 
 def timed(run: Run, statement: str, parameters: Mapping[str, Any]) -> Sequence[Any]:
@@ -233,11 +262,13 @@ def timed(run: Run, statement: str, parameters: Mapping[str, Any]) -> Sequence[A
         raise
 
 
-def _resources(run: Run, tenant: str, base: str, wanted: Projection, rows: Sequence[Row]) -> list[bytes]:
+def resources(run: Run, tenant: str, base: str, wanted: Projection, rows: Sequence[Row]) -> list[bytes]:
+    """Rows of one type as the client wants them; whose groups or members are wanted has them with him."""
     if not (rows and wanted.extras):
         return [projected(base, each, wanted) for each in rows]
     extras = {}
-    values = {"tenant": tenant, "ids": [each.id for each in rows], "sign_in_kinds": sorted(SIGN_IN_KINDS)}
+    ids = [each.id for each in rows]
+    values = arrays({"tenant": tenant, "ids": ids, "sign_in_kinds": sorted(SIGN_IN_KINDS)})
     for id, local, token_name, records in run(_RECORDS, values):
         extras[id] = render_extras(wanted.resource_type, [decode_record(record) for record in records or ()], local)
         if token_name is not None:

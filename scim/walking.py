@@ -18,7 +18,7 @@ from broker.db import IN_TENANT
 
 from .columns import DOCUMENT, Value
 from .filters import Sql
-from .reading import ROW, Run, in_full, live, timed
+from .reading import ROW, Run, counted, in_full, live, resources, timed, with_lists
 from .resources import Projection, Row
 
 LONGEST_KEY = 256
@@ -66,6 +66,11 @@ class Branch:
     @property
     def reads_document(self) -> bool:
         return bool(self.condition and self.condition.reads_document)
+
+
+def _own(number: int, statement: str) -> str:
+    """With the parameters of its own branch."""
+    return statement.replace("%(f", f"%(b{number}_f")
 
 
 def _in(stretch: Stretch, key: Value) -> bool:
@@ -134,27 +139,26 @@ class Listing:
             for number, branch in enumerate(self.branches)
             if stretch == "all" or (stretch == "absent" if branch.key is None else _in(stretch, branch.key))
         ]
-        statement = chosen[0]
+        parameters = {**self._parameters(), "limit": limit, "skipped": skipped}
+        if here and place is not None:
+            parameters |= {"place_key": place.key, "place_id": place.id}
         if several:
             statement = (
                 f"SELECT * FROM ({' UNION ALL '.join(f'({one})' for one in chosen)}) u ORDER BY key {way}, id {way} "
                 "LIMIT %(limit)s::bigint OFFSET %(skipped)s::bigint"
             )
-        parameters = {**self._parameters(), "limit": limit, "skipped": skipped}
-        if here and place is not None:
-            parameters |= {"place_key": place.key, "place_id": place.id}
-        found = timed(
-            self.run,
-            f"{IN_TENANT} SELECT r.id, r.document, r.version, r.created, r.modified, NULL AS listed, false AS more, "
-            f"r.type, r.key::text FROM scope, LATERAL ({statement}) r",
-            parameters,
-        )
-        return [Row(*each) for each in found]
+            statement = (
+                f"{IN_TENANT} SELECT r.id, r.document, r.version, r.created, r.modified, NULL AS listed, "
+                f"false AS more, r.type, r.key::text FROM scope, LATERAL ({statement}) r"
+            )
+        else:
+            statement = with_lists(chosen[0], self.branches[0].wanted)
+        return [Row(*each) for each in timed(self.run, statement, parameters)]
 
     def _chosen(self, number: int, branch: Branch, stretch: Stretch, way: str, place: Place | None) -> str:
         """The rows of one type in their order, with the value they are sorted by as `key`."""
         key = branch.expression if stretch != "absent" else None
-        where = [self._where(number, branch)]
+        where = [_own(number, live(branch.wanted.resource_type, branch.condition))]
         if branch.key is not None and branch.key.nullable and stretch != "all":
             where.append(f"{branch.key.text} IS {'NOT ' if stretch == 'present' else ''}NULL")
         if place is not None:
@@ -176,20 +180,16 @@ class Listing:
         if not always and any(branch.reads_document for branch in self.branches):
             return None
         counts = " + ".join(
-            f"(SELECT count(*) FROM resources r {DOCUMENT if branch.reads_document else ''} "
-            f"WHERE {self._where(number, branch)})"
+            f"({_own(number, counted(branch.wanted.resource_type, branch.condition))})"
             for number, branch in enumerate(self.branches)
         )
         statement = f"{IN_TENANT} SELECT r.n FROM scope, LATERAL (SELECT {counts} AS n OFFSET 0) r"
         [(total,)] = timed(self.run, statement, self._parameters())
         return int(total)
 
-    def _where(self, number: int, branch: Branch) -> str:
-        where = live(branch.wanted.resource_type, branch.condition)
-        return where.replace("%(f", f"%(b{number}_f")
-
     def _parameters(self) -> Mapping[str, Any]:
-        found: dict[str, Any] = {"tenant": self.tenant, "base": self.base}
+        named = self.branches[0].wanted.names_members
+        found: dict[str, Any] = {"tenant": self.tenant, "base": self.base, "named": named}
         for number, branch in enumerate(self.branches):
             for name, value in (branch.condition.parameters if branch.condition else {}).items():
                 found[f"b{number}_{name}"] = value
@@ -204,9 +204,11 @@ class Listing:
         return next((_TYPES[branch.key.form] for branch in self.branches if branch.key is not None), "text")
 
     def _in_full(self, rows: Sequence[Row]) -> list[bytes]:
+        if len(self.branches) == 1:
+            return resources(self.run, self.tenant, self.base, self.branches[0].wanted, rows)
         made: dict[str, bytes] = {}
         for branch in self.branches:
             of_type = [row for row in rows if row.type == branch.wanted.resource_type]
-            resources = in_full(self.run, self.tenant, self.base, branch.wanted, of_type)
-            made |= {row.id: resource for row, resource in zip(of_type, resources, strict=True)}
+            full = in_full(self.run, self.tenant, self.base, branch.wanted, of_type)
+            made |= {row.id: resource for row, resource in zip(of_type, full, strict=True)}
         return [made[row.id] for row in rows]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 from flask import Flask
 
@@ -51,8 +52,20 @@ def services(settings: Config) -> Iterator[Services]:
     try:
         migrations.upgrade(running.owner_database_url)
         yield running
+        check_counts(running)
     finally:
         running.stop()
+
+
+def check_counts(services: Services) -> None:
+    """Whatever came and went, what the database keeps of how many there are is how many there are."""
+    wrong = """
+        SELECT * FROM (SELECT tenant_id, type, sum(resources) AS kept FROM resource_counts GROUP BY 1, 2) k
+        FULL JOIN (SELECT tenant_id, type, count(*) AS there FROM resources
+                   WHERE removed_at IS NULL AND user_type IS DISTINCT FROM 'ServiceAccount' GROUP BY 1, 2) r
+        USING (tenant_id, type) WHERE coalesce(kept, 0) <> coalesce(there, 0)"""
+    with psycopg.connect(services.platform_database_url.replace("+psycopg", "")) as connection:
+        assert connection.execute(wrong).fetchall() == []
 
 
 @pytest.fixture(scope="session")

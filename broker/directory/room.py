@@ -31,8 +31,7 @@ _ARRIVAL = sa.text(f"""
                    AND name_key = :key), ({_MAX_USERS}) IS NOT NULL, now()
 """)  # noqa: S608 - constant text
 _USERS = sa.text("""
-    SELECT count(*) FROM resources WHERE tenant_id = :tenant AND type = 'User' AND removed_at IS NULL
-      AND user_type IS DISTINCT FROM 'ServiceAccount'
+    SELECT coalesce(sum(resources), 0) FROM resource_counts WHERE tenant_id = :tenant AND type = 'User'
 """)
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('users ' || :tenant, 0))")
 

@@ -27,7 +27,18 @@ from .oauth import (
     ServiceAccount,
     SigningKey,
 )
-from .people import Agent, Group, Link, LinkRecord, Membership, OrganizationalUnit, Resource, ResourceValue, User
+from .people import (
+    Agent,
+    Group,
+    Link,
+    LinkRecord,
+    Membership,
+    OrganizationalUnit,
+    Resource,
+    ResourceCount,
+    ResourceValue,
+    User,
+)
 from .providers import HeldRemoval, IdentityProvider, SyncRun, SyncSkip
 from .sign_in import Attempt, OneTime, Password, Session, SignInFlow
 from .targets import TargetConvergence, TargetDrift, TargetRun
@@ -65,6 +76,7 @@ __all__ = [
     "PlatformFact",
     "RefreshToken",
     "Resource",
+    "ResourceCount",
     "ResourceValue",
     "RetiredSlug",
     "RevokedToken",
