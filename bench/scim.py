@@ -301,9 +301,11 @@ def _keyed(people: int) -> None:
                 run = session.get_one(SyncRun, (scope.tenant_id, run_id))
                 if (run.status, run.skipped) != ("done", 0):
                     raise AssertionError(f"{run.status}, {run.skipped} skipped: {run.problem or run.hold_reason}")
+            ground.console.print(f"{count:,} people: copying the imported {small:,}")
             copies.multiply(scope, small, count // small)
             scopes.append(scope)
         refresh_statistics()
+        ground.console.print("measuring")
         found: Found = {}
         with sides.ours(folder, *scopes) as servers:
             named = [
