@@ -125,7 +125,7 @@ def test_keys_begin_with_the_tenant_and_do_not_leave_it(name: str) -> None:
 
 
 def test_no_order_of_everybodys_resources_is_there_to_be_walked(owner: psycopg.Connection) -> None:
-    """One plan serves all tenants: where an order spans them, a page of the smallest may be looked for among the rest."""
+    """One plan serves all tenants: where an order spans them, the smallest is looked for among the rest."""
     spanning = """
         SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
