@@ -11,10 +11,10 @@ from __future__ import annotations
 import atexit
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
 import sqlalchemy as sa
@@ -32,6 +32,9 @@ from .models import Application, ApplicationAccess, Base, DirectoryOwned, Tenant
 PLATFORM_BIND = "platform"
 CONNECT_TIMEOUT = 5
 """Seconds until a database that does not answer counts as away."""
+
+_ATTEMPTS = 5
+Done = TypeVar("Done")
 
 _writing_directory: ContextVar[bool] = ContextVar("scaikey_writing_directory", default=False)
 
@@ -145,6 +148,25 @@ def platform_scope() -> Iterator[Session]:
     """A unit of work that spans tenants, on the role that bypasses row-level security. Allowed in named files only."""
     with unit(PLATFORM) as session:
         yield session
+
+
+def in_one_transaction(begun: Callable[[], AbstractContextManager[Session]], work: Callable[[], Done]) -> Done:
+    """Do the work in a unit of work; what the database aborted for our neighbours' sake is tried again from the
+    start."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with begun():
+                return work()
+        except DBAPIError as error:
+            if attempt == _ATTEMPTS or not is_for_neighbours(error):
+                raise
+    raise AssertionError("unreachable")
+
+
+def is_for_neighbours(error: BaseException) -> bool:
+    """Whether the database aborted a transaction for another's sake: nothing is wrong, and it can be tried again."""
+    again = psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure
+    return isinstance(error, DBAPIError) and isinstance(error.orig, again)
 
 
 def after_commit(action: Callable[[], None]) -> None:

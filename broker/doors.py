@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Literal, TypeVar, cast
+from functools import partial, wraps
+from typing import Any, Literal, cast
 
 import psycopg.errors
 import sqlalchemy.exc
@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 
 from . import access, logs, strict_json
 from .context import Actor, Scope, acting, current_request_id
-from .db import platform_scope, unit
+from .db import in_one_transaction, platform_scope, unit
 from .errors import (
     AuthenticationRequired,
     BadRequest,
@@ -53,10 +53,8 @@ installation. `reach`: wherever the actor holds a role; the view authorizes the 
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _SPANNING = frozenset[str]({"partner", "platform", "reach"})
-_ATTEMPTS = 5
 
 View = Callable[..., Response]
-Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -246,7 +244,8 @@ class Door:
                 return deed.view(**arguments)
             # Read before the transaction opens: a slow sender must not hold one.
             request.get_data()
-            return in_one_transaction(scope, lambda: deed.view(**arguments), spanning=deed.spanning)
+            begun = platform_scope if deed.spanning or scope is None else partial(unit, scope)
+            return in_one_transaction(begun, lambda: deed.view(**arguments))
 
 
 def _by_bearer_token(deed: Deed) -> Actor:
@@ -335,19 +334,6 @@ def _problem_of_database(error: sqlalchemy.exc.DBAPIError) -> Problem:
         return BadRequest("The request holds a value that cannot be stored", note=note, scim_type="invalidValue")
     log.error("unforeseen failure", exc_info=error, extra={"request_id": current_request_id()})
     return Problem(note=note)
-
-
-def in_one_transaction(scope: Scope | None, work: Callable[[], Done], *, spanning: bool = False) -> Done:
-    """Do the work; what the database aborted for our neighbours' sake is tried again from the start."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            with platform_scope() if spanning or scope is None else unit(scope):
-                return work()
-        except sqlalchemy.exc.DBAPIError as error:
-            again = psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure
-            if attempt == _ATTEMPTS or not isinstance(error.orig, again):
-                raise
-    raise AssertionError("unreachable")
 
 
 def _place(actor: Actor, deed: Deed, arguments: dict[str, Any]) -> Scope | None:

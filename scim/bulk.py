@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,7 +18,8 @@ from scim2_server.conditions import Conditions
 
 from broker import allowance
 from broker.context import current_actor
-from broker.doors import in_one_transaction, problem_of
+from broker.db import in_one_transaction, unit
+from broker.doors import problem_of
 from broker.errors import BadRequest, Conflict, NotFound, PayloadTooLarge, Problem
 
 from .operations import Done, Writer, refused
@@ -148,7 +150,7 @@ def _in_order(operations: list[Operation], creations: Mapping[str, Operation]) -
 
 def _attempt(operation: Operation, deed: Callable[[], Done], writer: Writer) -> None:
     try:
-        done = in_one_transaction(writer.scope, deed)
+        done = in_one_transaction(partial(unit, writer.scope), deed)
     except Exception as error:
         problem = problem_of(error)
         operation.status, operation.error, operation.tag = status_of(problem)[0], body_of(problem), None

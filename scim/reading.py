@@ -191,9 +191,8 @@ def page(
             f"ORDER BY {order.text if order else 'r.id'} LIMIT %(count)s::bigint OFFSET %(skipped)s"
         )
         # How many there are of everybody is known, and said in passing; how many satisfy a condition has to be found.
-        rows = timed(run, with_lists(chosen, wanted, "SELECT NULL" if condition else counting), parameters)
-        found = [Row(*each[:-1]) for each in rows]
-        total = rows[0][-1] if rows else None
+        beside = "SELECT NULL::bigint" if condition else counting
+        found, total = with_lists(run, chosen, wanted, parameters, beside)
     if total is None and len(found) != count and (found or start == 1):
         total = start - 1 + len(found)
     if total is None:
@@ -201,22 +200,33 @@ def page(
     return Page(resources(run, tenant, base, wanted, found), total)
 
 
-def with_lists(chosen: str, wanted: Projection, beside: str | None = None) -> str:
-    """The statement for the rows that `chosen` selects of one type, in its order, each with its groups or members as
-    far as those are wanted; columns as in `Row`, and what the selection `beside` says. The caller's parameters are
-    `tenant`, `base`, `named` and its own."""
-    listed, more, lists = "NULL", "false", ""
-    if wanted.lists:
-        listed, more = "l.listed", "coalesce(l.more, false)"
-        of_page = _LISTS[wanted.resource_type].replace("<starts>", "page s")
-        lists = f"LEFT JOIN (SELECT l.* FROM scope, LATERAL ({of_page} OFFSET 0) l) l ON l.start = r.id"
-    said = f", (SELECT b.* FROM scope, LATERAL ({beside} OFFSET 0) b) AS beside" if beside is not None else ""
-    return (
+def with_lists(
+    run: Run, chosen: str, wanted: Projection, parameters: Mapping[str, Any], beside: str = "SELECT NULL::bigint"
+) -> tuple[list[Row], int | None]:
+    """The rows that `chosen` selects of one type, in its order, each with its groups or members as far as those are
+    wanted, and the number that `beside` selects, where there are rows. Raises BadRequest (`tooMany`).
+
+    What is listed comes in rows of its own, behind the others: joined to them it would be put together once for each
+    where the planner expects few.
+    """
+    statement = (
         f"{IN_TENANT}, page AS MATERIALIZED ("
         f"SELECT r.*, row_number() OVER () AS place FROM scope, LATERAL ({chosen}) r) "
-        f"SELECT r.id, r.document, r.version, r.created, r.modified, {listed} AS listed, {more} AS more, r.type, "
-        f"r.key::text{said} FROM page r {lists} ORDER BY r.place"
+        "SELECT r.id, r.document, r.version, r.created, r.modified, NULL::text AS listed, false AS more, r.type, "
+        f"r.key::text, r.place, (SELECT b.* FROM scope, LATERAL ({beside} OFFSET 0) b) AS beside FROM page r"
     )
+    if wanted.lists:
+        of_page = _LISTS[wanted.resource_type].replace("<starts>", "page s")
+        statement += (
+            " UNION ALL SELECT l.start, NULL, NULL, NULL, NULL, l.listed, l.more, NULL, NULL, NULL, NULL "
+            f"FROM scope, LATERAL ({of_page} OFFSET 0) l"
+        )
+    answer = timed(run, f"{statement} ORDER BY place", parameters)
+    lists = {each.id: (each.listed, each.more) for each in answer if each.place is None}
+    rows = []
+    for id, document, version, created, modified, *_, kind, key, _, _ in answer[: len(answer) - len(lists)]:
+        rows.append(Row(id, document, version, created, modified, *lists.get(id, (None, False)), kind, key))
+    return rows, answer[0].beside if rows else None
 
 
 def counted(resource_type: str, condition: Sql | None) -> str:
@@ -233,7 +243,12 @@ def counted(resource_type: str, condition: Sql | None) -> str:
 def live(resource_type: str, condition: Sql | None) -> str:
     """Which rows of `resources r` a list of the type has. Service accounts are in none that does not ask for a
     userType."""
-    where = f"r.tenant_id = scope.tenant AND r.type = '{resource_type}' AND r.removed_at IS NULL"
+    kind = PREFIX[resource_type]
+    # The bounds say nothing new. Along the primary key a page would else be looked for behind all other types.
+    where = (
+        f"r.tenant_id = scope.tenant AND r.type = '{resource_type}' AND r.removed_at IS NULL "
+        f"AND r.id >= '{kind}_' AND r.id < '{kind}`'"
+    )
     if resource_type == "User" and not (condition and condition.of_user_type):
         where += " AND r.user_type IS DISTINCT FROM 'ServiceAccount'"
     return f"{where} AND {condition.text}" if condition is not None else where

@@ -142,18 +142,19 @@ class Listing:
         parameters = {**self._parameters(), "limit": limit, "skipped": skipped}
         if here and place is not None:
             parameters |= {"place_key": place.key, "place_id": place.id}
-        if several:
-            statement = (
-                f"SELECT * FROM ({' UNION ALL '.join(f'({one})' for one in chosen)}) u ORDER BY key {way}, id {way} "
-                "LIMIT %(limit)s::bigint OFFSET %(skipped)s::bigint"
-            )
-            statement = (
-                f"{IN_TENANT} SELECT r.id, r.document, r.version, r.created, r.modified, NULL AS listed, "
-                f"false AS more, r.type, r.key::text FROM scope, LATERAL ({statement}) r"
-            )
-        else:
-            statement = with_lists(chosen[0], self.branches[0].wanted)
-        return [Row(*each) for each in timed(self.run, statement, parameters)]
+        if not several:
+            return with_lists(self.run, chosen[0], self.branches[0].wanted, parameters)[0]
+        together = (
+            f"SELECT * FROM ({' UNION ALL '.join(f'({one})' for one in chosen)}) u ORDER BY key {way}, id {way} "
+            "LIMIT %(limit)s::bigint OFFSET %(skipped)s::bigint"
+        )
+        found = timed(
+            self.run,
+            f"{IN_TENANT} SELECT r.id, r.document, r.version, r.created, r.modified, NULL AS listed, false AS more, "
+            f"r.type, r.key::text FROM scope, LATERAL ({together}) r",
+            parameters,
+        )
+        return [Row(*each) for each in found]
 
     def _chosen(self, number: int, branch: Branch, stretch: Stretch, way: str, place: Place | None) -> str:
         """The rows of one type in their order, with the value they are sorted by as `key`."""

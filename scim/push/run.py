@@ -19,14 +19,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import psycopg.errors
 import sqlalchemy as sa
 from flask import Flask, current_app
 
 from broker import running
 from broker.config import Config
 from broker.context import Scope, acting, system
-from broker.db import unit
+from broker.db import in_one_transaction, is_for_neighbours, unit
 from broker.vault import VaultError
 from connectors.egress import Egress
 from connectors.http import HttpClient
@@ -48,7 +47,6 @@ _BULK_WINDOW = 2_000
 _GATHERING = 0.1
 """Seconds in which what comes back is settled together."""
 _TARGETS = 16
-_ATTEMPTS = 5
 _STANDARD_PORTS = {"postgresql+psycopg": 5432, "redis": 6379, "rediss": 6379, "http": 80, "https": 443}
 _CLIENTS = "scaikey.push.clients"
 _OURS, _OURS_WAIT = "An error of ours; the log says which.", 60.0
@@ -105,6 +103,7 @@ class _Run:
         self.window = 2 * CONNECTIONS
         """Grows with every claim: a run that begins leaves something to another beside it."""
         self.empty_until = 0.0
+        self.gave_way = False
         self.renewed = time.monotonic()
 
     def run(self) -> Tally:
@@ -164,13 +163,14 @@ class _Run:
     def _take(self, room: int) -> bool:
         """Claim up to so many works, a share for each target; whether there was anything to do."""
         before = self.tally.worked + self._in_flight()
+        self.gave_way = False
         targets = outbox.due_targets(_TARGETS)
         for scope, target_id in targets:
             share = max(1, room // len(targets))
             with self._keeping_apart(scope, target_id):
                 for channel, works in self._claim(scope, target_id, share):
                     self._send(_Flight(works, channel))
-        took = self.tally.worked + self._in_flight() > before
+        took = self.gave_way or self.tally.worked + self._in_flight() > before
         self.empty_until = 0.0 if took else time.monotonic() + _GATHERING
         self.window = min(2 * self.window, _AHEAD * CONNECTIONS)
         return took
@@ -328,7 +328,10 @@ class _Run:
         """A defect met with one target shall not keep the others from being served."""
         try:
             yield
-        except Exception:
+        except Exception as error:
+            if is_for_neighbours(error):
+                self.gave_way = True  # what the transaction wanted is still owed
+                return
             log.exception("target %s cannot be served", target_id, extra={"tenant": scope.tenant_id})
             with unit(scope):
                 outbox.postpone(scope, target_id, _OURS, _OURS_WAIT)
@@ -337,7 +340,9 @@ class _Run:
         target = outcomes[0].work.target
         try:
             undecided = self.order.behind(outcome.work for outcome in outcomes)
-            _attempt(target.scope, partial(outbox.settle, target, outcomes, undecided=undecided))
+            in_one_transaction(
+                partial(unit, target.scope), partial(outbox.settle, target, outcomes, undecided=undecided)
+            )
         except sa.exc.IntegrityError:
             # One remote id for two of ours: find out which, and keep the others' results.
             if len(outcomes) > 1:
@@ -346,7 +351,7 @@ class _Run:
                 return
             problem = f"The target gave the id {outcomes[0].remote_id}, which stands for another resource already."
             taken = Outcome(outcomes[0].work, "failed", problem=problem)
-            _attempt(target.scope, partial(outbox.settle, target, [taken]))
+            in_one_transaction(partial(unit, target.scope), partial(outbox.settle, target, [taken]))
             outcomes = [taken]
         for outcome in outcomes:
             self.tally.outcomes[outcome.kind] += 1
@@ -393,18 +398,6 @@ def _carried_out(flight: _Flight) -> list[Outcome]:
     except Exception:
         log.exception("push of %s to %s", first.resource_id, first.target.id, extra={"tenant": first.target.tenant})
         return [Outcome(work, "later", problem=_OURS) for work in works]
-
-
-def _attempt(scope: Scope, action: Any) -> None:
-    """Again when two transactions waited for each other: the other one is done by then."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            with unit(scope):
-                action()
-            return
-        except sa.exc.OperationalError as error:
-            if attempt == _ATTEMPTS - 1 or not isinstance(error.orig, psycopg.errors.DeadlockDetected):
-                raise
 
 
 def client_of(app: Flask, target: Target) -> TargetClient:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from flask import Flask, current_app
@@ -1390,6 +1391,26 @@ def test_a_defect_met_with_one_person_is_shown_and_tried_again(
     acme.wait_over()
     drain()
     assert set(receiver.users()) == {"alice", "bob"}
+
+
+def test_a_claim_that_gives_way_to_another_transaction_is_made_again_at_once(
+    acme: Tenant, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target_id = acme.target(receiver)
+    acme.user("alice")
+    claim, given_way = outbox.claim, []
+
+    def give_way(*args: Any) -> Any:
+        if len(given_way) < 2:
+            given_way.append(claim(*args))
+            raise sa.exc.OperationalError("UPDATE", {}, psycopg.errors.DeadlockDetected("deadlock"))
+        return claim(*args)
+
+    monkeypatch.setattr(outbox, "claim", give_way)
+    drain()
+    assert len(given_way) == 2 and set(receiver.users()) == {"alice"}
+    with unit(acme.scope) as session:
+        assert session.get_one(ScimTarget, (acme.scope.tenant_id, target_id)).postponed_until is None
 
 
 def _days_ago(table: str, column: str, acme: Tenant, days: float) -> None:
