@@ -43,15 +43,19 @@ _ADDED = sa.text("""
                       AND w.group_id = :group AND w.member_id = m.member_id AND w.certain)
     ORDER BY m.member_id LIMIT :limit
 """)
-_REMOVED = sa.text("""
+# Who is held stays where he is: his account is there, and nobody has said yet that he leaves.
+_HELD = """EXISTS (SELECT 1 FROM deliveries d WHERE d.tenant_id = :tenant AND d.target_id = :target
+                      AND d.resource_id = w.member_id AND d.task = 'push' AND d.status IN ('held', 'muted'))"""
+_REMOVED = sa.text(f"""
     SELECT w.member_id, k.remote_id, coalesce(k.resource_type, 'User')
     FROM target_members w LEFT JOIN target_resources k
       ON k.tenant_id = :tenant AND k.target_id = :target AND k.resource_id = w.member_id
     WHERE w.tenant_id = :tenant AND w.target_id = :target AND w.group_id = :group AND w.member_id > :after
       AND (NOT :keeping OR NOT EXISTS (SELECT 1 FROM memberships m WHERE m.tenant_id = :tenant
                                        AND m.group_id = :group AND m.member_id = w.member_id))
+      AND (NOT :keeping OR NOT {_HELD})
     ORDER BY w.member_id LIMIT :limit
-""")
+""")  # noqa: S608 - constant text
 # The same where groups in groups are not for the target: everybody below, and people only.
 _BELOW = """
     WITH RECURSIVE below(id) AS (
@@ -78,6 +82,7 @@ _REMOVED_BELOW = sa.text(f"""
       ON k.tenant_id = :tenant AND k.target_id = :target AND k.resource_id = w.member_id
     WHERE w.tenant_id = :tenant AND w.target_id = :target AND w.group_id = :group AND w.member_id > :after
       AND (NOT :keeping OR k.resource_type = 'Group' OR w.member_id NOT IN (SELECT id FROM below))
+      AND (NOT :keeping OR NOT {_HELD})
     ORDER BY w.member_id LIMIT :limit
 """)  # noqa: S608 - constant text
 _WRITE = sa.text("""

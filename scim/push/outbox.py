@@ -13,12 +13,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from broker import events
 from broker.context import Scope
 from broker.db import arrays, db, platform_scope
 from broker.registry.changes import tell
 
-from .reach import FIRST, GROUPS, PEOPLE
+from . import followers
+from .reach import FIRST, GROUPS
 from .work import LEASE, Outcome, Target, Work
 
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_POSTPONEMENT = 2.0, 600.0, 300.0
@@ -150,23 +150,6 @@ _FORGET_MEMBERS = sa.text("""
     DELETE FROM target_members WHERE tenant_id = :tenant AND target_id = :target
       AND (member_id = ANY(:ids) OR group_id = ANY(:ids))
 """)
-_WHO_WAITS = sa.text("""
-    WITH RECURSIVE above(id) AS (
-        SELECT group_id FROM memberships WHERE tenant_id = :tenant AND member_id = ANY(:ids)
-        UNION
-        SELECT m.group_id FROM above a JOIN memberships m ON m.tenant_id = :tenant AND m.member_id = a.id
-        WHERE :flattens)
-    SELECT DISTINCT :target AS target_id, w.type AS resource_type, w.id AS resource_id, 'push' AS task,
-           CASE w.type WHEN 'Group' THEN :groups ELSE :people END AS lane
-    FROM (SELECT 'Group' AS type, id FROM above
-          UNION ALL
-          SELECT 'User', id FROM resources WHERE tenant_id = :tenant AND manager_id = ANY(:ids)
-            AND id <> ALL(CAST(:undecided AS text[]))) w
-    WHERE EXISTS (SELECT 1 FROM target_resources k WHERE k.tenant_id = :tenant AND k.target_id = :target
-                  AND k.resource_id = w.id AND k.state IN ('creating', 'present'))
-       OR EXISTS (SELECT 1 FROM deliveries d WHERE d.tenant_id = :tenant AND d.target_id = :target
-                  AND d.resource_type = w.type AND d.resource_id = w.id AND d.task = 'push' AND d.status = 'pending')
-""")
 _POSTPONE = sa.text(f"""
     WITH before AS (
         SELECT status, failing_since < now() - interval '{_PATIENCE}' AS over FROM scim_targets
@@ -288,7 +271,8 @@ def settle(
         if outcome.kind in ("failed", "later"):
             _try_again(outcome)
     still = [work for work in undecided if work.key in ours]
-    _arrived(target, [outcome.work for outcome in standing if _has_arrived(outcome)], still)
+    followers.owe_those_of_the_arrived(target, [outcome.work for outcome in standing if _has_arrived(outcome)], still)
+    followers.owe_groups_of_the_disabled(target, [each.work for each in standing if each.state == "disabled"])
     troubles = [outcome for outcome in outcomes if outcome.pause is not None]
     if answered and target.postponements and any(outcome.kind in ("done", "failed") for outcome in outcomes):
         _answers_again(target)
@@ -416,28 +400,6 @@ def _try_again(outcome: Outcome) -> None:
 
 def _has_arrived(outcome: Outcome) -> bool:
     return outcome.remote_id is not None and outcome.remote_id != outcome.work.remote_id
-
-
-def _arrived(target: Target, works: Sequence[Work], undecided: Sequence[Work]) -> None:
-    """Groups and reports that name these are owed: until now they had to leave them out."""
-    if not works:
-        return
-    waiting = _WHO_WAITS.bindparams(
-        tenant=target.tenant,
-        target=target.id,
-        ids=[work.resource_id for work in works],
-        undecided=[work.resource_id for work in undecided],
-        groups=GROUPS,
-        people=PEOPLE,
-        flattens=target.flattens,
-    ).columns(
-        sa.column("target_id", sa.Text),
-        sa.column("resource_type", sa.Text),
-        sa.column("resource_id", sa.Text),
-        sa.column("task", sa.Text),
-        sa.column("lane", sa.SmallInteger),
-    )
-    events.owe(sa.select(waiting.subquery("waiting")), target.tenant)
 
 
 def backoff(attempts: int) -> float:

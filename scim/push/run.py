@@ -103,7 +103,8 @@ class _Run:
         self.window = 2 * CONNECTIONS
         """Grows with every claim: a run that begins leaves something to another beside it."""
         self.empty_until = 0.0
-        self.gave_way = False
+        self.moved = False
+        """Whether anything was found in the last look: taken, held, or to be taken once more."""
         self.renewed = time.monotonic()
 
     def run(self) -> Tally:
@@ -162,18 +163,16 @@ class _Run:
 
     def _take(self, room: int) -> bool:
         """Claim up to so many works, a share for each target; whether there was anything to do."""
-        before = self.tally.worked + self._in_flight()
-        self.gave_way = False
+        self.moved = False
         targets = outbox.due_targets(_TARGETS)
         for scope, target_id in targets:
             share = max(1, room // len(targets))
             with self._keeping_apart(scope, target_id):
                 for channel, works in self._claim(scope, target_id, share):
                     self._send(_Flight(works, channel))
-        took = self.gave_way or self.tally.worked + self._in_flight() > before
-        self.empty_until = 0.0 if took else time.monotonic() + _GATHERING
+        self.empty_until = 0.0 if self.moved else time.monotonic() + _GATHERING
         self.window = min(2 * self.window, _AHEAD * CONNECTIONS)
-        return took
+        return self.moved
 
     def _in_flight(self) -> int:
         return sum(1 for _ in self._in_hand())
@@ -203,6 +202,7 @@ class _Run:
             if channel.takes_bulk and target.profile.bulk_operations:
                 share = min(share * target.profile.bulk_operations, _BULK_WINDOW)
             works = outbox.claim(target, 1 if target.quarantined else share)
+            self.moved = self.moved or bool(works)
             waiting: dict[str, list[Work]] = {}
             expansions = [work for work in works if work.task == "expand"]
             if expansions and len(works) > 1:
@@ -266,7 +266,7 @@ class _Run:
         """Before anything is claimed: what it can do says in which form it is sent."""
         if channel.probing:
             return []
-        channel.probing = True
+        channel.probing = self.moved = True
         return [(channel, [Work(target, reach.WHOLE, target.id, "probe", 0, 0, 0, None, False, deed="probe")])]
 
     def _expand(self, work: Work) -> None:
@@ -330,7 +330,7 @@ class _Run:
             yield
         except Exception as error:
             if is_for_neighbours(error):
-                self.gave_way = True  # what the transaction wanted is still owed
+                self.moved = True  # what the transaction wanted is still owed
                 return
             log.exception("target %s cannot be served", target_id, extra={"tenant": scope.tenant_id})
             with unit(scope):

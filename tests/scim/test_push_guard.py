@@ -66,6 +66,30 @@ def test_accounts_that_a_backup_brought_back_are_held_where_a_comparison_would_t
     assert len(receiver.users()) == 18 and acme.deliveries() == []
 
 
+@pytest.mark.parametrize("flattens", [False, True])
+@pytest.mark.parametrize("removals", ["approve", "reject"])
+def test_who_is_held_stays_in_his_groups_until_it_is_decided(
+    acme: Tenant, receiver: Receiver, removals: str, flattens: bool
+) -> None:
+    target_id = acme.target(receiver, nested_groups="flatten" if flattens else "keep")
+    ids = acme.users(30)
+    group = acme.group("Staff", ids)
+    drain()
+    acme.remove(*ids[:12])
+    drain()
+    assert statuses(acme) == {"held": 12} and len(receiver.members("Staff")) == 30
+    acme.members(group, remove=[ids[20]])
+    drain()
+    assert len(receiver.members("Staff")) == 29, "others leave the group as ever"
+    acme.resume(target_id, removals)
+    drain()
+    drain()
+    left = 17 if removals == "approve" else 29
+    assert len(receiver.members("Staff")) == left
+    assert sum(one["active"] for one in receiver.users().values()) == (18 if removals == "approve" else 30)
+    assert statuses(acme) == ({} if removals == "approve" else {"muted": 12})
+
+
 def test_a_few_accounts_that_came_back_are_taken_away_again(acme: Tenant, receiver: Receiver) -> None:
     target_id = acme.target(receiver, deprovision="delete")
     ids = acme.users(30)
