@@ -18,6 +18,8 @@ from connectors.ldif import write_entry
 BASE = "DC=corp,DC=example"
 EVERYBODY = "Domain Users"
 _EVERYBODY_NUMBER = 513
+_TEAMS, _DIVISIONS = 10_000_000, 20_000_000
+"""Where the numbers of groups begin: beyond those of people, whose SIDs come from the same range."""
 _TEAM = 40
 
 _GIVEN = ("Ada", "Bashir", "Chloé", "Дмитрий", "Eun-ji", "Fatma", "Giò", "Hōnoka", "Ingrid", "José", "Kwame", "Łucja")
@@ -90,16 +92,16 @@ class Population:
             self._hire()
         for person in self.people:
             person.enabled = self._chance.random() > 0.02
-        self.teams = [Team(number, f"Team {number:03d}") for number in range(1, max(4, size // _TEAM) + 1)]
+        self.teams = [Team(_TEAMS + number, f"Team {number:03d}") for number in range(1, max(4, size // _TEAM) + 1)]
         for team in self.teams:
             team.people = self._chance.sample(self.people, min(size, self._chance.randint(_TEAM // 2, 2 * _TEAM)))
-        self.divisions = [Team(900 + number, f"Division {number}") for number in range(4)]
+        self.divisions = [Team(_DIVISIONS + number, f"Division {number}") for number in range(4)]
         for number, division in enumerate(self.divisions):
             division.teams = self.teams[number::4]
             division.people = self._chance.sample(self.people, 5)
         self.divisions[0].teams = [*self.divisions[0].teams, self.divisions[1]]
         self.divisions[1].teams = [*self.divisions[1].teams, self.divisions[0]]
-        self.empty = Team(990, "Nobody, yet")
+        self.empty = Team(_DIVISIONS + 90, "Nobody, yet")
         self.everybody = Team(_EVERYBODY_NUMBER, EVERYBODY)
 
     def groups(self) -> list[Team]:

@@ -47,6 +47,7 @@ _BULK_WINDOW = 2_000
 _GATHERING = 0.1
 """Seconds in which what comes back is settled together."""
 _TARGETS = 16
+_GIVING_WAY = 5
 _STANDARD_PORTS = {"postgresql+psycopg": 5432, "redis": 6379, "rediss": 6379, "http": 80, "https": 443}
 _CLIENTS = "scaikey.push.clients"
 _OURS, _OURS_WAIT = "An error of ours; the log says which.", 60.0
@@ -105,6 +106,8 @@ class _Run:
         self.empty_until = 0.0
         self.moved = False
         """Whether anything was found in the last look: taken, held, or to be taken once more."""
+        self.gave_way = 0
+        """Claims in a row that another transaction's sake cost."""
         self.renewed = time.monotonic()
 
     def run(self) -> Tally:
@@ -167,9 +170,10 @@ class _Run:
         targets = outbox.due_targets(_TARGETS)
         for scope, target_id in targets:
             share = max(1, room // len(targets))
-            with self._keeping_apart(scope, target_id):
+            with self._keeping_apart(scope, target_id), self._giving_way():
                 for channel, works in self._claim(scope, target_id, share):
                     self._send(_Flight(works, channel))
+                self.gave_way = 0
         self.empty_until = 0.0 if self.moved else time.monotonic() + _GATHERING
         self.window = min(2 * self.window, _AHEAD * CONNECTIONS)
         return self.moved
@@ -328,13 +332,21 @@ class _Run:
         """A defect met with one target shall not keep the others from being served."""
         try:
             yield
-        except Exception as error:
-            if is_for_neighbours(error):
-                self.moved = True  # what the transaction wanted is still owed
-                return
+        except Exception:
             log.exception("target %s cannot be served", target_id, extra={"tenant": scope.tenant_id})
             with unit(scope):
                 outbox.postpone(scope, target_id, _OURS, _OURS_WAIT)
+
+    @contextmanager
+    def _giving_way(self) -> Iterator[None]:
+        """A claim that the database aborted for another's sake is made again; what it wanted is still owed."""
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            if not is_for_neighbours(error) or self.gave_way == _GIVING_WAY:
+                raise
+            self.gave_way += 1
+            self.moved = True
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         target = outcomes[0].work.target

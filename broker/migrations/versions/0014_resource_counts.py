@@ -56,17 +56,22 @@ def upgrade() -> None:
             CREATE TRIGGER count_{happened} AFTER {happened} ON resources REFERENCING {rows} TABLE AS touched
             FOR EACH STATEMENT EXECUTE FUNCTION scaikey_count_{happened}()
         """)
+    # By the statement as well: a thousand who are taken away at once are one row, and not a thousand.
     execute(f"""
         CREATE FUNCTION scaikey_count_update() {WITH_ITS_OWN_RIGHTS} AS $$
         BEGIN
             INSERT INTO resource_counts (tenant_id, type, resources)
-            VALUES (NEW.tenant_id, NEW.type, CASE WHEN {COUNTED.format("NEW")} THEN 1 ELSE -1 END);
+            SELECT s.tenant_id, s.type, sum(s.number) FROM (
+                SELECT o.tenant_id, o.type, -1 AS number FROM earlier o WHERE {COUNTED.format("o")}
+                UNION ALL
+                SELECT n.tenant_id, n.type, 1 FROM later n WHERE {COUNTED.format("n")}) s
+            GROUP BY s.tenant_id, s.type HAVING sum(s.number) <> 0;
             RETURN NULL;
         END $$
     """)
-    execute(f"""
-        CREATE TRIGGER count_update AFTER UPDATE ON resources FOR EACH ROW
-        WHEN (({COUNTED.format("OLD")}) <> ({COUNTED.format("NEW")})) EXECUTE FUNCTION scaikey_count_update()
+    execute("""
+        CREATE TRIGGER count_update AFTER UPDATE ON resources REFERENCING OLD TABLE AS earlier NEW TABLE AS later
+        FOR EACH STATEMENT EXECUTE FUNCTION scaikey_count_update()
     """)
     # Now and then the rows of a tenant become one again. Nobody waits for anybody: what another has in hand is left.
     execute(f"""
