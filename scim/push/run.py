@@ -106,8 +106,7 @@ class _Run:
         self.empty_until = 0.0
         self.moved = False
         """Whether anything was found in the last look: taken, held, or to be taken once more."""
-        self.gave_way = 0
-        """Claims in a row that another transaction's sake cost."""
+        self.gave_way = 0  # claims in a row
         self.renewed = time.monotonic()
 
     def run(self) -> Tally:
@@ -345,8 +344,7 @@ class _Run:
         except sa.exc.DBAPIError as error:
             if not is_for_neighbours(error) or self.gave_way == _GIVING_WAY:
                 raise
-            self.gave_way += 1
-            self.moved = True
+            self.gave_way, self.moved = self.gave_way + 1, True
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         target = outcomes[0].work.target
